@@ -1,0 +1,57 @@
+# make demo    the demo hall, until Ctrl-C
+# make test    every test
+# make check   what has to pass before a commit: ruff, mypy, every test
+# make bench   speeds, as ratios to references measured in the same run
+# make truth   weeks of a hall whose true movements are known; false accusations must be 0
+# make lock    pin the newest versions that pyproject.toml allows
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench truth lock tools
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+$(READY): pyproject.toml requirements.lock
+	@echo "Making $(VENV) with what requirements.lock pins..."
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+		echo "Installing python3-venv by apt..."; \
+		$(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --editable .
+	@touch $@
+
+tools:
+	@command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ] || { \
+		echo "Installing a broker and its clients for the tests by apt..."; \
+		$(SUDO) apt-get update -qq && \
+		$(SUDO) apt-get install -y -qq --no-install-recommends mosquitto mosquitto-clients openssl; }
+
+demo: $(READY)
+	@$(BIN)/hallwatch demo
+
+test: $(READY) tools
+	$(BIN)/pytest
+
+check: $(READY) tools
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+bench: $(READY) tools
+	@$(BIN)/python tests/bench/bench.py
+
+truth: $(READY)
+	@$(BIN)/python tests/truth/generator.py
+
+lock: $(READY)
+	$(BIN)/pip-compile --quiet --extra test --extra broker --generate-hashes --strip-extras \
+		--no-emit-index-url --no-emit-trusted-host --no-header --upgrade \
+		--output-file requirements.lock pyproject.toml

@@ -1,0 +1,111 @@
+"""What the API needs from the daemon, and nothing more."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+from zoneinfo import ZoneInfo
+
+from msgspec import Struct
+
+from rules.model import Instant, Person, Reading
+
+
+class Health(Struct, frozen=True):
+    """``alive``: the daemon's own tasks run; ``ready``: it can take readings.  ``reasons`` say in
+    Chinese and English why one of them is false."""
+
+    alive: bool
+    ready: bool
+    reasons: tuple[str, ...] = ()
+
+
+class ConfiguredDevice(Struct, frozen=True):
+    """A device as the settings name it."""
+
+    id: str
+    name: str
+    driver: str
+    window: str = ""
+    attendance: bool = True
+    in_service: bool = True
+
+
+class Metric(Struct, frozen=True):
+    """One Prometheus metric: ``name`` without the prefix, ``kind`` is ``counter`` or ``gauge``."""
+
+    name: str
+    kind: str
+    help: str
+    samples: Sequence[tuple[Mapping[str, str], float]]
+
+
+class Remembered(Struct, frozen=True):
+    """The answer to a request with an ``Idempotency-Key``: one row of the table ``idempotency``."""
+
+    token: str
+    key: str
+    request: bytes
+    status: int
+    answer: str
+    at: Instant
+
+
+class Reader(Protocol):
+    """The daemon as the API sees it.  Everything here is called in the API's event loop and, but
+    for ``explain``, ``record`` and ``wait_change``, must answer from memory at once."""
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The hall's zone."""
+        ...
+
+    def connect(self) -> sqlite3.Connection:
+        """A new read-only connection to the database, usable from any one thread at a time.  The
+        API opens two, asks them by SQL on the tables of the schema, and closes them."""
+        ...
+
+    def now(self) -> Instant:
+        """The daemon's clock."""
+        ...
+
+    def health(self) -> Health: ...
+
+    def people(self) -> Mapping[str, Person]:
+        """Everybody known, by code."""
+        ...
+
+    def timetables(self) -> Collection[str]:
+        """Names of the timetables that a roster may name."""
+        ...
+
+    def devices(self) -> Sequence[ConfiguredDevice]: ...
+
+    def notes(self) -> Mapping[str, Mapping[str, Any]]:
+        """The latest ``Context.note`` facts by device or listener id, ready for JSON.  A listener's
+        ``seen_not_configured`` is a list of what called it without being in the settings."""
+        ...
+
+    def serials(self) -> Mapping[str, str]:
+        """Device id to what the device last called itself, where that is known."""
+        ...
+
+    def metrics(self) -> Iterable[Metric]:
+        """The daemon's own metrics; the API adds those of its requests."""
+        ...
+
+    async def explain(self, violation_id: str) -> Mapping[str, Any] | None:
+        """Why a stored violation was found: ready for JSON, instants already text.  None where
+        there is no such violation or what it rested on was erased."""
+        ...
+
+    async def record(self, readings: Sequence[Reading], remember: Remembered | None) -> None:
+        """Journal the readings, together with ``remember`` in one transaction, and judge what they
+        touch; returns when both are committed.  Raises ``OSError`` when they could not be stored:
+        then nothing was.  A ``remember`` whose token and key exist already changes nothing."""
+        ...
+
+    async def wait_change(self, after: int, seconds: float) -> None:
+        """Return when a change with ``seq > after`` is committed, or after ``seconds``."""
+        ...

@@ -1,0 +1,551 @@
+"""The wiring: the one file that knows everybody."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sqlite3
+import threading
+from collections.abc import (
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import closing
+from datetime import date
+from functools import partial
+from importlib.metadata import version
+from typing import Any, TypeVar
+from uuid import uuid4
+from zoneinfo import ZoneInfo
+
+import msgspec
+import structlog
+import uvicorn
+
+from api.app import create_app
+from api.reader import ConfiguredDevice, Health, Metric, Remembered
+from api.views import instant_text, wire_device
+from config.load import Hall, read_secret
+from daemon.broker import EmbeddedBroker
+from daemon.clock import Clock
+from daemon.database import FILE_NAME, StateLock, open_reader
+from daemon.facts import Gatherer
+from daemon.outbox import Change, Outbox
+from daemon.pipeline import Pipeline
+from daemon.sinks.mqtt import MqttSettings, MqttSink
+from daemon.store import DEVICE_COLUMNS, device_row
+from daemon.supervisor import Supervisor
+from rules.engine import Explanation, explain
+from rules.model import MINUTE, DaemonAlive, Instant, Person, Reading
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+ALIVE_EVERY = 300.0
+"""Seconds between two signs of life in the journal: how exactly a power cut of the box is dated."""
+CHANGES_KEPT = 30 * 24 * 60 * MINUTE
+"""Delivered changes stay this long for ``GET /v1/changes``."""
+
+
+class App:
+    """hallwatch on one hall: pipeline, drivers, deliveries and API, from ``start`` to ``stop``."""
+
+    def __init__(self, hall: Hall, clock: Clock | None = None) -> None:
+        self.hall = hall
+        self.clock = clock or Clock()
+        self.version = version("hallwatch")
+        self._lock = StateLock(hall.state_dir)
+        self.path = hall.state_dir / FILE_NAME
+        try:
+            self.pipeline = Pipeline(
+                self.path,
+                hall,
+                self.clock,
+                synchronous=hall.storage.synchronous,
+                version=self.version,
+            )
+        except BaseException:
+            self._lock.release()
+            raise
+        self.supervisor = Supervisor(self.pipeline, self.clock)
+        self.api: ApiServer | None = None
+        self._broker: EmbeddedBroker | None = None
+        self._broker_loop = LoopThread("broker")
+        self._sinks: list[MqttSink] = []
+        self.outbox: Outbox | None = None
+        self._outbox_reader: sqlite3.Connection | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._watchers: list[Callable[[int], None]] = []
+        self.pipeline.changed = self._changed
+
+    @property
+    def broker_address(self) -> str:
+        """``mqtt://host:port`` of the embedded broker, if it runs."""
+        return f"mqtt://{self._broker.host}:{self._broker.port}" if self._broker else ""
+
+    def watch(self, watcher: Callable[[int], None]) -> None:
+        """Call ``watcher`` with the number of the last change after each commit that brought any,
+        in the pipeline's thread."""
+        self._watchers.append(watcher)
+
+    def _changed(self, head: int) -> None:
+        if self.outbox is not None:
+            self.outbox.notify(head)
+        for watcher in self._watchers:
+            watcher(head)
+
+    async def start(self) -> None:
+        """Everything up; returns once readings can be taken."""
+        self.pipeline.start()
+        if self.hall.broker.embedded:
+            self._broker = EmbeddedBroker(self.hall.broker.host, self.hall.broker.port)
+            self._broker_loop.start()
+            await self._broker_loop.run(self._broker.start())
+        await asyncio.to_thread(self._start_outbox)
+        reader = AppReader(self)
+        self.watch(reader.changed)
+        self.api = ApiServer(reader, self.hall.api.host, self.hall.api.port)
+        await asyncio.to_thread(self.api.start)
+        await self.supervisor.apply(self.hall.devices, self.hall.zone)
+        self._tasks.append(asyncio.create_task(self._stay_alive(), name="alive"))
+        self._tasks.append(asyncio.create_task(self._prune(), name="prune"))
+
+    async def stop(self) -> None:
+        """Everything down: devices first, so that nothing unjournalled is acknowledged."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.supervisor.stop()
+        if self.api is not None:
+            await asyncio.to_thread(self.api.stop)
+        if self.pipeline.alive:
+            await self.pipeline.tell((Reading("hallwatch", self.clock.now(), DaemonAlive()),))
+        await asyncio.to_thread(self._stop_outbox)
+        await asyncio.to_thread(self.pipeline.stop)
+        if self._broker is not None:
+            await self._broker_loop.run(self._broker.stop())
+            self._broker_loop.stop()
+        self._lock.release()
+
+    async def reload(self, hall: Hall) -> None:
+        """Apply changed settings; connections that did not change stay up.
+
+        The state directory, the API's address and the broker cannot change while running; such a
+        change is logged and waits for a restart.
+        """
+        for name in ("state_dir", "api", "broker", "storage"):
+            if getattr(hall, name) != getattr(self.hall, name):
+                log.warning("needs_restart", settings=name)
+        await asyncio.wrap_future(self.pipeline.reload(hall))
+        sinks_changed = hall.sinks != self.hall.sinks or hall.zone != self.hall.zone
+        self.hall = hall
+        if sinks_changed:
+            await asyncio.to_thread(self._stop_outbox)
+            await asyncio.to_thread(self._start_outbox)
+        await self.supervisor.apply(hall.devices, hall.zone)
+
+    # -- deliveries
+
+    def _start_outbox(self) -> None:
+        self._sinks = list(self._make_sinks())
+        reader = open_reader(self.path)
+        self._outbox_reader = reader
+        guard = threading.Lock()
+
+        def read(after: int, limit: int) -> list[Change]:
+            with guard:
+                return [
+                    Change(seq, kind, op, key, at, reason, row.encode())
+                    for seq, kind, op, key, at, reason, row in reader.execute(
+                        "SELECT seq, kind, op, key, at, reason, row FROM change"
+                        " WHERE seq > ? ORDER BY seq LIMIT ?",
+                        (after, limit),
+                    )
+                ]
+
+        def cursor(sink: str) -> int:
+            with guard:
+                row = reader.execute("SELECT seq FROM cursor WHERE sink = ?", (sink,)).fetchone()
+            return row[0] if row else 0
+
+        def advance(sink: str, seq: int, rejected: Sequence[tuple[int, str]]) -> None:
+            if rejected:
+                now = self.clock.now()
+                rows = [(sink, number, reason, now) for number, reason in rejected]
+                self.pipeline.call(
+                    lambda connection: connection.executemany(
+                        "INSERT OR REPLACE INTO rejected VALUES (?, ?, ?, ?)", rows
+                    )
+                ).result()
+            self.pipeline.advance(sink, seq)
+
+        self.outbox = Outbox(
+            self._sinks, read=read, cursor=cursor, advance=advance, now=self.clock.now
+        )
+        self.outbox.start()
+        for sink in self._sinks:
+            sink.start()
+
+    def _make_sinks(self) -> Iterator[MqttSink]:
+        source = self._source_id()
+        targets = [
+            MqttSettings(
+                hall=self.hall.id,
+                name=sink.name,
+                host=sink.host,
+                port=sink.port or (8883 if sink.tls else 1883),
+                client_id=sink.client_id,
+                username=sink.username,
+                password=read_secret(sink.password_file) if sink.password_file else "",
+                tls=sink.tls,
+                ca_file=sink.ca_file,
+                cert_file=sink.cert_file,
+                key_file=sink.key_file,
+                protocol=sink.protocol,
+                keepalive=sink.keepalive,
+            )
+            for sink in self.hall.sinks
+        ]
+        if self._broker is not None:
+            targets.append(
+                MqttSettings(
+                    hall=self.hall.id,
+                    name="embedded",
+                    host=self._broker.host,
+                    port=self._broker.port,
+                    protocol="3.1.1",
+                )
+            )
+        for target in targets:
+            yield MqttSink(
+                target,
+                zone=self.hall.zone,
+                source=source,
+                version=self.version,
+                snapshot=self._snapshot,
+                now=self.clock.now,
+                ready=partial(self._sink_ready, target.name),
+            )
+
+    def _sink_ready(self, name: str) -> None:
+        if self.outbox is not None:
+            self.outbox.retry(name)
+
+    def _source_id(self) -> str:
+        """Names this database in message ids, so that another one never gives the same id."""
+
+        def ask(connection: sqlite3.Connection) -> str:
+            connection.execute(
+                "INSERT OR IGNORE INTO meta VALUES ('source', ?)", (uuid4().hex[:8],)
+            )
+            row: tuple[str] = connection.execute(
+                "SELECT value FROM meta WHERE name = 'source'"
+            ).fetchone()
+            return row[0]
+
+        return self.pipeline.call(ask).result()
+
+    def _snapshot(self) -> list[Change]:
+        """The present rows that MQTT keeps retained: devices and alerts that are open or young."""
+        with closing(open_reader(self.path)) as reader:
+            devices = reader.execute(f"SELECT {DEVICE_COLUMNS} FROM device_state ORDER BY device")
+            found = []
+            while (row := devices.fetchone()) is not None:
+                fields = device_row(devices, row)
+                found.append(
+                    Change(
+                        0, "device", "amended", fields["device"], fields["since"],
+                        fields["reason"],
+                        msgspec.json.encode(wire_device(zone=self.hall.zone, **fields)),
+                    )
+                )  # fmt: skip
+            young = self.clock.now() - 24 * 60 * MINUTE
+            found += [
+                Change(seq, "alert", op, key, at, reason, body.encode())
+                for seq, op, key, at, reason, body in reader.execute(
+                    "SELECT c.seq, c.op, c.key, c.at, c.reason, c.row FROM alert a"
+                    " JOIN change c ON c.seq = a.change_seq"
+                    " WHERE a.state = 'open' OR a.changed_at > ? ORDER BY c.seq",
+                    (young,),
+                )
+            ]
+        return found
+
+    def _stop_outbox(self) -> None:
+        if self.outbox is not None:
+            self.outbox.close()
+            self.outbox = None
+        for sink in self._sinks:
+            sink.close()
+        self._sinks = []
+        if self._outbox_reader is not None:
+            self._outbox_reader.close()
+            self._outbox_reader = None
+
+    # -- housekeeping
+
+    async def _stay_alive(self) -> None:
+        """A sign of life in the journal when nothing else was written for a while."""
+        while True:
+            before = self.pipeline.readings
+            await self.clock.sleep(ALIVE_EVERY)
+            if self.pipeline.readings == before:
+                reading = Reading("hallwatch", self.clock.now(), DaemonAlive())
+                self.pipeline.submit((reading,), lambda _: None)
+
+    async def _prune(self) -> None:
+        """Drop changes that every sink has and that are old, once an hour."""
+        while True:
+            await self.clock.sleep(3600.0)
+            before = self.clock.now() - CHANGES_KEPT
+            sinks = [sink.name for sink in self._sinks]
+
+            def prune(
+                connection: sqlite3.Connection,
+                before: Instant = before,
+                sinks: Sequence[str] = sinks,
+            ) -> None:
+                places = dict(connection.execute("SELECT sink, seq FROM cursor"))
+                delivered = min((places.get(sink, 0) for sink in sinks), default=1 << 62)
+                connection.execute(
+                    "DELETE FROM change WHERE seq IN (SELECT seq FROM change"
+                    " WHERE seq <= ? AND at < ? ORDER BY seq LIMIT 10000)",
+                    (delivered, before),
+                )
+                connection.execute(
+                    "DELETE FROM idempotency WHERE at < ?", (before + 60 * 24 * 60 * MINUTE,)
+                )
+
+            self.pipeline.call(prune)
+
+    # -- health
+
+    def health(self) -> Health:
+        """Liveness and readiness with the reasons, for the API and the watchdog."""
+        reasons: list[str] = []
+        if not self.pipeline.alive:
+            reasons.append("日志线程已停止 / the pipeline's thread has ended")
+        for state in self.outbox.state() if self.outbox else ():
+            limit = self.hall.storage.outbox_limit_rows
+            if state.lag > limit * 0.8:
+                reasons.append(
+                    f"{state.sink} 积压 {state.lag} 条，上限 {limit} / "
+                    f"{state.sink} is {state.lag} changes behind, the limit is {limit}"
+                )
+        return Health(alive=self.pipeline.alive, ready=not reasons, reasons=tuple(reasons))
+
+
+class AppReader:
+    """The daemon as the API sees it; see ``api.reader.Reader``."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._waiters: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+        self._guard = threading.Lock()
+        self._head = 0
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return self._app.hall.zone
+
+    def connect(self) -> sqlite3.Connection:
+        return open_reader(self._app.path)
+
+    def now(self) -> Instant:
+        return self._app.clock.now()
+
+    def health(self) -> Health:
+        return self._app.health()
+
+    def people(self) -> Mapping[str, Person]:
+        return self._app.pipeline.gatherer.people()
+
+    def timetables(self) -> Collection[str]:
+        return self._app.hall.timetables.keys()
+
+    def devices(self) -> Sequence[ConfiguredDevice]:
+        return [
+            ConfiguredDevice(
+                device.id, device.name, device.driver, device.window, device.attendance,
+                device.in_service,
+            )
+            for device in self._app.hall.devices
+        ]  # fmt: skip
+
+    def notes(self) -> Mapping[str, Mapping[str, Any]]:
+        return self._app.supervisor.contacts.notes
+
+    def serials(self) -> Mapping[str, str]:
+        return self._app.pipeline.serials
+
+    def metrics(self) -> Iterable[Metric]:
+        pipeline = self._app.pipeline
+        yield Metric(
+            "readings_total", "counter", "Readings journalled since the start.",
+            [({}, pipeline.readings)],
+        )  # fmt: skip
+        yield Metric(
+            "repeats_total", "counter", "Readings that were known already.",
+            [({}, pipeline.repeats)],
+        )  # fmt: skip
+        yield Metric(
+            "judgement_failures_total", "counter", "Judgements that raised: defects.",
+            [({}, pipeline.failures)],
+        )  # fmt: skip
+        states = self._app.outbox.state() if self._app.outbox else []
+        yield Metric(
+            "sink_lag", "gauge", "Changes not delivered yet.",
+            [({"sink": state.sink}, state.lag) for state in states],
+        )  # fmt: skip
+        yield Metric(
+            "sink_down", "gauge", "1 while a sink cannot be reached.",
+            [({"sink": s.sink}, float(s.down_since is not None)) for s in states],
+        )  # fmt: skip
+
+    async def explain(self, violation_id: str) -> Mapping[str, Any] | None:
+        return await asyncio.to_thread(self._explain, violation_id)
+
+    def _explain(self, violation_id: str) -> Mapping[str, Any] | None:
+        with closing(open_reader(self._app.path)) as connection:
+            row = connection.execute(
+                "SELECT v.person, v.work_date, d.as_of FROM violation v LEFT JOIN attendance_day d"
+                " ON d.work_date = v.work_date AND d.person = v.person WHERE v.id = ?",
+                (violation_id,),
+            ).fetchone()
+            if row is None:
+                return None
+            code, work_date, as_of = row
+            installed = connection.execute(
+                "SELECT value FROM meta WHERE name = 'installed_on'"
+            ).fetchone()
+            gatherer = Gatherer(connection, self._app.hall, date.fromisoformat(installed[0]))
+            person = gatherer.person(code)
+            if person is None:
+                return None
+            day = gatherer.person_day(
+                person, date.fromisoformat(work_date), as_of or self._app.clock.now()
+            )
+            explanation = explain(day, self._app.hall.rulebook, violation_id)
+            return None if explanation is None else explained(explanation, self.zone)
+
+    async def record(self, readings: Sequence[Reading], remember: Remembered | None) -> None:
+        row = None if remember is None else msgspec.structs.astuple(remember)
+        await self._app.pipeline.tell(readings, remember=row)
+        await asyncio.wrap_future(self._app.pipeline.settle_now())
+
+    def changed(self, head: int) -> None:
+        """A commit brought changes; called in the pipeline's thread."""
+        with self._guard:
+            self._head = head
+            waiters = list(self._waiters)
+        for loop, event in waiters:
+            loop.call_soon_threadsafe(event.set)
+
+    async def wait_change(self, after: int, seconds: float) -> None:
+        waiter = (asyncio.get_running_loop(), asyncio.Event())
+        with self._guard:
+            if self._head > after:
+                return
+            self._waiters.add(waiter)
+        try:
+            async with asyncio.timeout(seconds):
+                await waiter[1].wait()
+        except TimeoutError:
+            pass
+        finally:
+            with self._guard:
+                self._waiters.discard(waiter)
+
+
+class LoopThread:
+    """An event loop in a thread of its own."""
+
+    def __init__(self, name: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do ``work`` there and return its result here."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class ApiServer:
+    """uvicorn in a thread and event loop of its own: a slow question never delays a device."""
+
+    def __init__(self, reader: AppReader, host: str, port: int) -> None:
+        self.host = host
+        self.port = port
+        self._reader = reader
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def address(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    def start(self) -> None:
+        """Listen and serve.  Raises ``OSError`` when the address cannot be had."""
+        listener = socket.create_server((self.host, self.port), backlog=256)
+        self.port = listener.getsockname()[1]
+        config = uvicorn.Config(
+            create_app(self._reader),
+            log_config=None,
+            access_log=False,
+            lifespan="on",
+            server_header=False,
+            timeout_graceful_shutdown=2,
+        )
+        server = self._server = uvicorn.Server(config)
+
+        async def serve() -> None:
+            # uvicorn's public serve() takes over the process's signals, which are the daemon's.
+            await server._serve([listener])
+
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(serve()), name="api", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join()
+
+
+_INSTANTS = frozenset(
+    (
+        "as_of", "closes", "complete_until", "device_at", "ends", "event_at", "event_time",
+        "opens", "received_at", "since", "starts", "target", "until",
+    )
+)  # fmt: skip
+
+
+def explained(explanation: Explanation, zone: ZoneInfo) -> Mapping[str, Any]:
+    """An explanation ready for JSON, its instants as text."""
+
+    def told(value: Any, name: str = "") -> Any:
+        if isinstance(value, dict):
+            return {key: told(inner, key) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [told(inner, "starts" if name == "worked" else name) for inner in value]
+        if name in _INSTANTS and type(value) is int:
+            return instant_text(value, zone)
+        return value
+
+    shown = told(msgspec.to_builtins(explanation))
+    # The tolerances of a segment are minutes of the day, not instants.
+    shown["thresholds"] = msgspec.to_builtins(explanation.thresholds)
+    return dict(shown)

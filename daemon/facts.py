@@ -1,0 +1,603 @@
+"""Facts gathered from the journal into what rules may see: a person's day, a hall's day."""
+
+from __future__ import annotations
+
+import sqlite3
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date, timedelta
+from statistics import median
+from typing import Any
+
+import msgspec
+
+from config.load import DeviceSpec, Hall
+from daemon.journal import LocalDays, StoredReading, of_kind
+from rules.model import (
+    DAY,
+    HOUR,
+    Absence,
+    AbsenceRevoked,
+    AbsenceSpan,
+    AlertAction,
+    DeviceDay,
+    DevicePath,
+    Evidence,
+    GapExplained,
+    HallDay,
+    Instant,
+    Link,
+    Person,
+    PersonDay,
+    PersonEntry,
+    PresenceEvidence,
+    Punch,
+    RosterEntry,
+    SeenPunch,
+    Segment,
+)
+from rules.workdays import local_midnight, segments_of
+
+_punch = msgspec.json.Decoder(Punch)
+_link = msgspec.json.Decoder(Link)
+_gap = msgspec.json.Decoder(GapExplained)
+_evidence = msgspec.json.Decoder(PresenceEvidence)
+
+_PUNCH_COLUMNS = "person, event_at, at, device, id, trust, earliest, received_at, body, day, kind"
+DayRows = dict[str, list[SeenPunch | Evidence]]
+
+
+_Event = tuple[Instant, Instant, int, str, str]
+"""``(received_at, at, seq, kind, body)`` of a reading that bears on a device's path."""
+
+
+class _Absence(msgspec.Struct, frozen=True):
+    fact: Absence
+    received_at: Instant
+
+
+class Said:
+    """What people and other systems said, kept in memory: absences, rosters, people.
+
+    Everything remembers when it was received, so that any past answer can be computed again.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._absences: dict[str, list[_Absence]] = {}
+        self._absence_ids: dict[str, set[str]] = defaultdict(set)
+        self._revoked: dict[str, Instant] = {}
+        self._rosters: dict[tuple[str, date], list[tuple[Instant, RosterEntry]]] = {}
+        self.people: dict[str, Person] = {}
+        self.actions: dict[str, list[tuple[Instant, AlertAction]]] = defaultdict(list)
+        """What people did about alerts, by alert id, in order of receipt."""
+        for stored in sorted(
+            of_kind(
+                connection, "absence", "absence_revoked", "roster", "person", "alert_action"
+            ),
+            key=lambda stored: stored.seq,
+        ):
+            self.hear(stored)
+
+    def hear(self, stored: StoredReading) -> None:
+        """Take in one more journalled reading (others than these kinds are ignored)."""
+        body = stored.body
+        if isinstance(body, Absence):
+            self._absences.setdefault(body.absence_id, []).append(
+                _Absence(body, stored.received_at)
+            )
+            for person in body.people:
+                self._absence_ids[person].add(body.absence_id)
+        elif isinstance(body, AbsenceRevoked):
+            self._revoked.setdefault(body.absence_id, stored.received_at)
+        elif isinstance(body, RosterEntry):
+            self._rosters.setdefault((body.person, body.work_date), []).append(
+                (stored.received_at, body)
+            )
+        elif isinstance(body, PersonEntry):
+            self.people[body.person.code] = body.person
+        elif isinstance(body, AlertAction):
+            self.actions[body.alert_id].append((stored.received_at, body))
+
+    def absence(self, absence_id: str) -> Absence | None:
+        """The newest wording of an absence."""
+        wordings = self._absences.get(absence_id)
+        return wordings[-1].fact if wordings else None
+
+    def absences(
+        self, person: str, starts: Instant, ends: Instant, as_of: Instant
+    ) -> tuple[AbsenceSpan, ...]:
+        """The approved absences of a person that meet ``[starts, ends)``, as known at ``as_of``."""
+        ids = self._absence_ids.get(person)
+        if not ids:
+            return ()
+        spans = []
+        for absence_id in sorted(ids):
+            known = [a for a in self._absences[absence_id] if a.received_at <= as_of]
+            if not known or self._revoked.get(absence_id, as_of + 1) <= as_of:
+                continue
+            fact = known[-1].fact
+            if person in fact.people and fact.starts < ends and fact.ends > starts:
+                spans.append(
+                    AbsenceSpan(
+                        absence_id, fact.kind, fact.starts, fact.ends, fact.punch_required,
+                        known[-1].received_at,
+                    )
+                )  # fmt: skip
+        return tuple(sorted(spans, key=lambda span: (span.starts, span.absence_id)))
+
+    def roster(self, person: str, work_date: date, as_of: Instant) -> RosterEntry | None:
+        known = [
+            entry
+            for received_at, entry in self._rosters.get((person, work_date), ())
+            if received_at <= as_of
+        ]
+        return known[-1] if known and not known[-1].removed else None
+
+
+class Paths:
+    """When each attendance terminal could be used, date by date."""
+
+    def __init__(self, connection: sqlite3.Connection, devices: Iterable[str]) -> None:
+        self._connection = connection
+        self._devices = tuple(devices)
+        self._events: dict[tuple[str, date], list[_Event]] = {}
+        self._built: dict[tuple[str, date, int, Instant], DevicePath] = {}
+        self._tuples: dict[tuple[date, tuple[int, ...]], tuple[DevicePath, ...]] = {}
+        self._complete: dict[str, tuple[Instant, Instant]] = {}
+
+    def forget(self, device: str | None = None) -> None:
+        """Something new is known of this device (of all of them)."""
+        for cache in (self._events, self._built):
+            for key in [key for key in cache if device in (None, key[0])]:
+                del cache[key]  # type: ignore[arg-type]
+        self._tuples.clear()
+        if device is None:
+            self._complete.clear()
+        else:
+            self._complete.pop(device, None)
+
+    def of(
+        self, work_date: date, starts: Instant, ends: Instant, as_of: Instant
+    ) -> tuple[DevicePath, ...]:
+        """The paths around ``[starts, ends)`` as known at ``as_of``."""
+        built = [self._path(device, work_date, starts, ends, as_of) for device in self._devices]
+        key = (work_date, tuple(map(id, built)))
+        known = self._tuples.get(key)
+        if known is None:
+            if len(self._tuples) > 2_000:
+                self._tuples.clear()
+            known = self._tuples[key] = tuple(built)
+        return known
+
+    def _path(
+        self, device: str, work_date: date, starts: Instant, ends: Instant, as_of: Instant
+    ) -> DevicePath:
+        events = self._events.get((device, work_date))
+        if events is None:
+            if len(self._events) > 20_000:
+                self.forget()
+            events = self._load(device, starts, ends)
+            self._events[device, work_date] = events
+        known = bisect_right(events, as_of, key=lambda event: event[0])
+        complete, completed_at = self._complete_until(device, as_of)
+        complete = min(complete, ends)
+        key = (device, work_date, known, complete)
+        path = self._built.get(key)
+        if path is None:
+            path = self._built[key] = self._build(
+                device, starts, ends, events[:known], complete, completed_at
+            )
+        return path
+
+    def _complete_until(self, device: str, as_of: Instant) -> tuple[Instant, Instant]:
+        latest = self._complete.get(device)
+        if latest is not None and latest[1] <= as_of:
+            return latest
+        query = (
+            "SELECT at, received_at FROM reading WHERE kind = 'complete' AND kind <> 'punch'"
+            " AND device = ? AND received_at <= ? ORDER BY at DESC LIMIT 1"
+        )
+        row = self._connection.execute(query, (device, as_of)).fetchone()
+        found = (row[0], row[1]) if row else (0, 0)
+        if latest is None:
+            newest = self._connection.execute(query, (device, 1 << 62)).fetchone()
+            self._complete[device] = (newest[0], newest[1]) if newest else (0, 0)
+        return found
+
+    def _load(self, device: str, starts: Instant, ends: Instant) -> list[_Event]:
+        """What bears on the device in the span, in order of receipt."""
+        query = (
+            "SELECT received_at, at, seq, kind, body FROM reading"
+            " WHERE kind = ? AND kind <> 'punch' AND device = ? AND at {} ORDER BY at"
+        )
+        execute = self._connection.execute
+        rows: list[_Event] = []
+        before = execute(query.format("< ?") + " DESC, seq DESC LIMIT 1", ("link", device, starts))
+        rows += before.fetchall()
+        rows += execute(query.format(">= ? AND at < ?"), ("link", device, starts, ends)).fetchall()
+        first = rows[0][1] if rows else starts
+        rows += execute(
+            query.format(">= ? AND at < ?"), ("started", "hallwatch", min(first, starts), ends)
+        ).fetchall()
+        rows += execute(
+            "SELECT received_at, at, seq, kind, body FROM reading"
+            " WHERE kind = 'gap_explained' AND kind <> 'punch'"
+        ).fetchall()
+        return sorted(rows, key=lambda row: row[0])
+
+    def _build(
+        self,
+        device: str,
+        starts: Instant,
+        ends: Instant,
+        events: list[_Event],
+        complete: Instant,
+        completed_at: Instant,
+    ) -> DevicePath:
+        up: list[tuple[Instant, Instant]] = []
+        since: Instant | None = None
+        usable: list[tuple[Instant, Instant]] = []
+        unusable: list[tuple[Instant, Instant]] = []
+        for _, at, _, kind, body in sorted(events, key=lambda event: event[1:3]):
+            if kind == "gap_explained":
+                gap = _gap.decode(body)
+                if gap.device == device:
+                    (usable if gap.usable else unusable).append((gap.starts, gap.ends))
+            elif kind == "link" and _link.decode(body).up:
+                since = at if since is None else since
+            elif since is not None:
+                up.append((since, max(since, at)))
+                since = None
+        if since is not None:
+            up.append((since, ends))
+        up = [span for span in up if span[1] > starts and span[0] < span[1]]
+        proofs = self._proofs(device, starts, ends, up, completed_at) if complete > starts else ()
+        return DevicePath(device, tuple(up), proofs, tuple(usable), tuple(unusable), complete)
+
+    def _proofs(
+        self,
+        device: str,
+        starts: Instant,
+        ends: Instant,
+        up: list[tuple[Instant, Instant]],
+        completed_at: Instant,
+    ) -> tuple[Instant, ...]:
+        """Punches the terminal recorded while it was out of contact, once its log is complete."""
+        covered = sum(min(e, ends) - max(s, starts) for s, e in up)
+        if covered >= ends - starts:
+            return ()
+        days = range(starts // DAY + 719162, ends // DAY + 719165)
+        rows = self._connection.execute(
+            "SELECT event_at FROM reading WHERE day BETWEEN ? AND ? AND person IS NOT NULL"
+            " AND kind = 'punch' AND device = ? AND trust < 2 AND received_at <= ?"
+            " ORDER BY event_at",
+            (days[0], days[-1], device, completed_at),
+        )
+        return tuple(at for (at,) in rows if not any(begin <= at < end for begin, end in up))
+
+
+class Gatherer:
+    """Builds the days that rules see from one connection; the same for the daemon and a replay."""
+
+    def __init__(self, connection: sqlite3.Connection, hall: Hall, installed: date) -> None:
+        self._connection = connection
+        self.hall = hall
+        self.said = Said(connection)
+        self.installed = installed
+        self.days = LocalDays(hall.zone)
+        self.paths = Paths(
+            connection, [d.id for d in hall.devices if d.attendance and d.in_service]
+        )
+        self.doubtful: set[str] = {
+            person
+            for (person,) in connection.execute(
+                "SELECT DISTINCT person FROM reading WHERE trust = 3"
+            )
+        }
+        """People with quarantined punches."""
+        self._segments: dict[tuple[object, ...], tuple[Segment, ...]] = {}
+        self._bounds: dict[date, tuple[Instant, Instant]] = {}
+
+    @property
+    def first_date(self) -> date:
+        """The first date that is judged."""
+        return self.hall.start_date or self.installed
+
+    def people(self) -> Mapping[str, Person]:
+        """Everybody known, by code; what was pushed or imported wins over the settings."""
+        if not self.said.people:
+            return self.hall.people
+        return {**self.hall.people, **self.said.people}
+
+    def person(self, code: str) -> Person | None:
+        return self.said.people.get(code) or self.hall.people.get(code)
+
+    def bounds(self, work_date: date) -> tuple[Instant, Instant]:
+        """Local midnight at which a date begins, and the one at which it ends."""
+        known = self._bounds.get(work_date)
+        if known is None:
+            if len(self._bounds) > 5_000:
+                self._bounds.clear()
+            zone = self.hall.zone
+            known = self._bounds[work_date] = (
+                local_midnight(work_date, zone),
+                local_midnight(work_date + timedelta(days=1), zone),
+            )
+        return known
+
+    def segments(self, person: Person, work_date: date, as_of: Instant) -> tuple[Segment, ...]:
+        """What is expected of a person on a date; nothing for somebody not employed then."""
+        if not person.attendance_required or work_date < self.first_date:
+            return ()
+        if person.employed and not any(
+            first <= work_date and (last is None or work_date <= last)
+            for first, last in person.employed
+        ):
+            return ()
+        roster = self.said.roster(person.code, work_date, as_of)
+        rules = tuple(self.hall.segment_rules(person, work_date, roster))
+        key = (work_date, rules)
+        segments = self._segments.get(key)
+        if segments is None:
+            if len(self._segments) > 10_000:
+                self._segments.clear()
+            segments = self._segments[key] = segments_of(
+                rules, work_date, self.hall.zone, self.hall.policy.single_lunch_punch
+            )
+        return segments
+
+    def reach(self, person: Person, work_date: date, as_of: Instant) -> tuple[Instant, Instant]:
+        """The span in which a punch can belong to a person's work date."""
+        starts, ends = self.bounds(work_date)
+        for segment in self.segments(person, work_date, as_of):
+            starts = min(starts, segment.starts - segment.rule.open_before * 60_000)
+            ends = max(ends, segment.ends + segment.rule.close_after * 60_000 + 1)
+        return starts, ends
+
+    def work_dates(self, person: Person, day: int, as_of: Instant) -> Iterator[date]:
+        """The work dates that a punch of this local date can bear on."""
+        local = date.fromordinal(day)
+        if local >= self.first_date:
+            yield local
+        starts, ends = self.bounds(local)
+        before, after = local - timedelta(days=1), local + timedelta(days=1)
+        if self.reach(person, before, as_of)[1] > starts:
+            yield before
+        if self.reach(person, after, as_of)[0] < ends:
+            yield after
+
+    # -- a person's day
+
+    def rows(self, day: int) -> DayRows:
+        """All punches and evidence of a local date, by person: for judging many people at once."""
+        found: DayRows = defaultdict(list)
+        for row in self._connection.execute(
+            f"SELECT {_PUNCH_COLUMNS} FROM reading WHERE day = ? AND person IS NOT NULL", (day,)
+        ):
+            found[row[0]].append(_seen(row))
+        return found
+
+    def _rows_of(self, person: str, first: int, last: int) -> list[SeenPunch | Evidence]:
+        return [
+            _seen(row)
+            for row in self._connection.execute(
+                f"SELECT {_PUNCH_COLUMNS} FROM reading"
+                " WHERE day BETWEEN ? AND ? AND person = ? AND person IS NOT NULL",
+                (first, last, person),
+            )
+        ]
+
+    def person_day(
+        self,
+        person: Person,
+        work_date: date,
+        as_of: Instant,
+        rows: Mapping[int, DayRows] | None = None,
+    ) -> PersonDay:
+        """The day as known at ``as_of``; ``rows`` are whole local dates fetched before."""
+        segments = self.segments(person, work_date, as_of)
+        midnight, next_midnight = self.bounds(work_date)
+        starts, ends = self.reach(person, work_date, as_of)
+        first = work_date.toordinal() - (starts < midnight)
+        last = work_date.toordinal() + (ends > next_midnight)
+        if rows is not None and all(day in rows for day in range(first, last + 1)):
+            found = [
+                row for day in range(first, last + 1) for row in rows[day].get(person.code, ())
+            ]
+        else:
+            found = self._rows_of(person.code, first, last)
+        if person.code in self.doubtful:
+            found += self._quarantined(person.code, last, starts, ends)
+        punches = sorted(
+            (
+                row
+                for row in found
+                if type(row) is SeenPunch
+                and row.received_at <= as_of
+                and starts <= row.event_at
+                and (row.event_at < ends or (row.trust == 3 and row.earliest < ends))
+            ),
+            key=lambda punch: (punch.event_at, punch.reading_id),
+        )
+        evidence = sorted(
+            (
+                row
+                for row in found
+                if type(row) is Evidence and starts <= row.at < ends and row.received_at <= as_of
+            ),
+            key=lambda seen: (seen.at, seen.reading_id),
+        )
+        paths = self.paths.of(work_date, midnight - DAY // 2, next_midnight + DAY, as_of)
+        if person.devices:
+            paths = tuple(path for path in paths if path.device in person.devices)
+        return PersonDay(
+            person=person,
+            work_date=work_date,
+            kind=self.hall.calendar.kind(work_date),
+            segments=segments,
+            absences=self.said.absences(person.code, starts, ends, as_of),
+            punches=tuple(punches),
+            evidence=tuple(evidence),
+            paths=paths,
+            as_of=as_of,
+            midnight=midnight,
+            next_midnight=next_midnight,
+            policy=self.hall.policy,
+            appeal_ends=self.hall.appeal_ends(work_date),
+            locks_at=self.hall.locks_at(work_date),
+        )
+
+    def _quarantined(
+        self, person: str, last: int, starts: Instant, ends: Instant
+    ) -> list[SeenPunch | Evidence]:
+        """Punches received later that may have happened on this date (index of trust 3 only)."""
+        return [
+            _seen(row)
+            for row in self._connection.execute(
+                f"SELECT {_PUNCH_COLUMNS} FROM reading INDEXED BY reading_quarantined"
+                " WHERE trust = 3 AND person = ? AND day > ? AND earliest < ? AND event_at >= ?",
+                (person, last, ends, starts),
+            )
+        ]
+
+    # -- the hall's day
+
+    def hall_day(self, work_date: date, as_of: Instant) -> HallDay:
+        """What is known of the hall's devices on a date, as of ``as_of``."""
+        midnight, next_midnight = self.bounds(work_date)
+        specs = [spec for spec in self.hall.devices if spec.in_service]
+        hourly: dict[str, list[int]] = {spec.id: [0] * 24 for spec in specs}
+        orphans: dict[str, list[Instant]] = {}
+        people = self.people()
+        clock: dict[str, list[tuple[Instant, int]]] = {spec.id: [] for spec in specs}
+        for device, received_at, offset in self._connection.execute(
+            "SELECT device, received_at, at - received_at FROM reading INDEXED BY reading_received"
+            " WHERE received_at >= ? AND received_at < ? AND received_at <= ? AND kind = 'clock'"
+            " ORDER BY received_at",
+            (midnight, next_midnight, as_of),
+        ):
+            if device in clock:
+                clock[device].append((received_at, offset))
+        for device, person, event_at in self._connection.execute(
+            "SELECT device, person, event_at FROM reading WHERE day = ? AND person IS NOT NULL"
+            " AND kind = 'punch' AND received_at <= ?",
+            (work_date.toordinal(), as_of),
+        ):
+            if device in hourly and midnight <= event_at:
+                hourly[device][min(23, (event_at - midnight) // HOUR)] += 1
+            if person not in people:
+                orphans.setdefault(person, []).append(event_at)
+        usual = self._usual(work_date)
+        return HallDay(
+            hall=self.hall.id,
+            work_date=work_date,
+            kind=self.hall.calendar.kind(work_date),
+            midnight=midnight,
+            next_midnight=next_midnight,
+            devices=tuple(
+                self._device_day(spec, midnight, next_midnight, as_of, clock, hourly, usual)
+                for spec in specs
+            ),
+            orphans=tuple((code, tuple(sorted(at))) for code, at in sorted(orphans.items())),
+            as_of=as_of,
+        )
+
+    def _usual(self, work_date: date) -> dict[str, tuple[float, ...]]:
+        """Median punches per local hour of the last four same weekdays; none without four."""
+        days = [work_date.toordinal() - 7 * week for week in range(1, 5)]
+        if days[-1] < self.first_date.toordinal():
+            return {}
+        counts: dict[str, list[list[int]]] = {}
+        for index, day in enumerate(days):
+            midnight, _ = self.bounds(date.fromordinal(day))
+            for device, hour, number in self._connection.execute(
+                "SELECT device, (event_at - ?) / 3600000, count(*) FROM reading"
+                " WHERE day = ? AND person IS NOT NULL AND kind = 'punch' GROUP BY 1, 2",
+                (midnight, day),
+            ):
+                table = counts.setdefault(device, [[0] * 4 for _ in range(24)])
+                if 0 <= hour < 24:
+                    table[hour][index] = number
+        return {
+            device: tuple(float(median(hour)) for hour in table) for device, table in counts.items()
+        }
+
+    def _device_day(
+        self,
+        spec: DeviceSpec,
+        midnight: Instant,
+        next_midnight: Instant,
+        as_of: Instant,
+        clock: Mapping[str, list[tuple[Instant, int]]],
+        hourly: Mapping[str, list[int]],
+        usual: Mapping[str, tuple[float, ...]],
+    ) -> DeviceDay:
+        losses, up_since = self._losses(spec.id, midnight, next_midnight, as_of)
+        before = self._connection.execute(
+            "SELECT received_at, at - received_at FROM reading"
+            " WHERE kind = 'clock' AND kind <> 'punch' AND device = ? AND received_at < ?"
+            " ORDER BY seq DESC LIMIT 1",
+            (spec.id, midnight),
+        ).fetchall()
+        return DeviceDay(
+            device=spec.id,
+            name=spec.name,
+            attendance=spec.attendance,
+            losses=losses,
+            clock=(*before, *clock[spec.id]),
+            hourly=tuple(hourly[spec.id]),
+            usual=usual.get(spec.id, ()),
+            up_since=up_since,
+        )
+
+    def _losses(
+        self, device: str, midnight: Instant, next_midnight: Instant, as_of: Instant
+    ) -> tuple[tuple[tuple[Instant, Instant | None, str], ...], Instant | None]:
+        """Losses that began on the date, each with its end if it has one, the one that lasted at
+        midnight before them; and since when there is contact."""
+        query = (
+            "SELECT at, body FROM reading WHERE kind = 'link' AND kind <> 'punch' AND device = ?"
+            " AND at >= ? AND received_at <= ? ORDER BY at, seq"
+        )
+        losses: list[tuple[Instant, Instant | None, str]] = []
+        lost: tuple[Instant, str] | None = None
+        up_since: Instant | None = None
+        before = self._connection.execute(
+            "SELECT at, body FROM reading WHERE kind = 'link' AND kind <> 'punch' AND device = ?"
+            " AND at < ? AND received_at <= ? ORDER BY at DESC, seq DESC LIMIT 1",
+            (device, midnight, as_of),
+        ).fetchone()
+        if before:
+            link = _link.decode(before[1])
+            if link.up:
+                up_since = before[0]
+            else:
+                lost = (before[0], link.reason)
+        for at, body in self._connection.execute(query, (device, midnight, as_of)):
+            link = _link.decode(body)
+            if link.up:
+                if lost is not None:
+                    losses.append((lost[0], at, lost[1]))
+                    lost = None
+                up_since = at if up_since is None else up_since
+            else:
+                if lost is None and at < next_midnight:
+                    lost = (at, link.reason)
+                up_since = None
+            if at >= next_midnight and lost is None:
+                break
+        if lost is not None:
+            losses.append((lost[0], None, lost[1]))
+        return tuple(losses), up_since
+
+
+def _seen(row: tuple[Any, ...]) -> SeenPunch | Evidence:
+    _, event_at, at, device, id_, trust, earliest, received_at, body, _, kind = row
+    if kind == "evidence":
+        evidence = _evidence.decode(body)
+        return Evidence(event_at, evidence.kind, evidence.sensor, id_, received_at)
+    punch = _punch.decode(body)
+    return SeenPunch(
+        event_at, at, device, id_, trust, earliest, punch.source, punch.state, received_at
+    )

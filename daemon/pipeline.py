@@ -1,0 +1,692 @@
+"""The one durable path: readings in, journal commit, judgement, derived commit, sinks told.
+
+One thread owns the writing connection.  It takes whatever has queued into one transaction (a burst
+shares one flush to the disk, a single punch waits for nobody), answers those who wait, then judges
+the days that were touched and commits what changed.  Days whose time has come (``wake``) are judged
+in between, a few at a time, so that a punch never waits for a backlog.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from datetime import date
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+from msgspec import Struct
+
+from config.load import Hall
+from daemon.clock import Clock
+from daemon.database import open_writer
+from daemon.facts import DayRows, Gatherer
+from daemon.journal import Journal, StoredReading, others_since
+from daemon.store import Store
+from rules.engine import judge_hall, judge_person
+from rules.model import (
+    MINUTE,
+    Absence,
+    AbsenceRevoked,
+    AlertAction,
+    ClockCheck,
+    DaemonStarted,
+    GapExplained,
+    Instant,
+    Link,
+    LogComplete,
+    Outcome,
+    PersonDay,
+    PersonEntry,
+    Reading,
+    RosterEntry,
+)
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+BURST = 20_000
+"""Readings taken into one transaction at most."""
+AT_ONCE = 200
+"""Days judged in one transaction: about 30 ms, the longest that a punch waits for others."""
+HALL_PAUSE: Instant = 1_000
+"""While readings queue, a hall's day (which is dear) is judged once in so many ms."""
+LATE: Instant = MINUTE
+"""A punch that came later than this may belong to an hour whose counts were judged."""
+RETRY = 10 * MINUTE
+"""A day whose judgement failed (a defect) is tried again after this."""
+CHECKPOINT_ROWS = 5_000
+CHECKPOINT_LIMIT = 500_000
+"""Rows written between checkpoints: the first when nobody waits, the second in any case."""
+
+
+class _Told(Struct, frozen=True):
+    readings: Sequence[Reading]
+    received_at: Instant
+    marks: Mapping[tuple[str, str], str]
+    done: Callable[[int | BaseException], None]
+    remember: tuple[Any, ...] | None = None
+
+
+class _Call(Struct, frozen=True):
+    function: Callable[[sqlite3.Connection], Any]
+    done: Future[Any]
+
+
+class Pipeline:
+    """See the module.  Everything public may be called from any thread."""
+
+    def __init__(
+        self, path: Path, hall: Hall, clock: Clock, *, synchronous: str = "full", version: str = ""
+    ) -> None:
+        self.path = path
+        self.clock = clock
+        self.changed: Callable[[int], None] = lambda _head: None
+        """Called in the pipeline's thread after a commit that brought changes, with the last one's
+        number."""
+        self._cursors: dict[str, int] = {}
+        self._hall_judged: Instant = 0
+        self._settling: list[Future[None]] = []
+        self._told_soon: list[Future[None]] = []
+        self.serials: dict[str, str] = {}
+        """Device id to what the device calls itself, where it has said so."""
+        self._queue: queue.SimpleQueue[_Told | _Call | None] = queue.SimpleQueue()
+        self._connection = open_writer(path, synchronous)
+        self._checkpointed = 0
+        self._as_of: Instant = 0
+        self._closing = False
+        self._adopt(hall)
+        self._judged_seq = int(self._meta("judged_seq") or 0)
+        self.next_wake: Instant | None = self._query_next_wake()
+        """When a day is due to be judged again."""
+        self.readings = 0
+        """Readings journalled since the start, repeats not counted."""
+        self.repeats = 0
+        self.failures = 0
+        """Judgements that raised: defects, each in the log."""
+        self._thread = threading.Thread(target=self._run, name="pipeline", daemon=True)
+        self._begin(version)
+
+    # -- for other threads
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish what has queued, then close the database."""
+        self._queue.put(None)
+        if self._thread.is_alive():
+            self._thread.join()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def submit(
+        self,
+        readings: Sequence[Reading],
+        done: Callable[[int | BaseException], None],
+        marks: Mapping[tuple[str, str], str] | None = None,
+        remember: tuple[Any, ...] | None = None,
+    ) -> None:
+        """Journal readings received now; ``done`` gets the number of new ones, after the commit, in
+        the pipeline's thread, or the error.  ``marks`` and ``remember`` (a row of the table
+        ``idempotency``) are stored in the same transaction."""
+        self._queue.put(_Told(readings, self.clock.now(), marks or {}, done, remember))
+
+    async def tell(
+        self,
+        readings: Sequence[Reading],
+        marks: Mapping[tuple[str, str], str] | None = None,
+        remember: tuple[Any, ...] | None = None,
+    ) -> int:
+        """``submit`` for coroutines."""
+        loop = asyncio.get_running_loop()
+        told: asyncio.Future[int] = loop.create_future()
+
+        def resolve(answer: int | BaseException) -> None:
+            if told.done():
+                return
+            if isinstance(answer, BaseException):
+                told.set_exception(answer)
+            else:
+                told.set_result(answer)
+
+        def done(answer: int | BaseException) -> None:
+            loop.call_soon_threadsafe(resolve, answer)
+
+        self.submit(readings, done, marks, remember)
+        return await told
+
+    def call(self, function: Callable[[sqlite3.Connection], T]) -> Future[T]:
+        """Run ``function`` in the next transaction; the future is done after its commit."""
+        done: Future[T] = Future()
+        self._queue.put(_Call(function, done))
+        return done
+
+    def advance(self, sink: str, seq: int) -> None:
+        """A sink has everything up to ``seq``.  Saved with the next commit, or when it is quiet: a
+        crash before that repeats deliveries, under the same ids."""
+        self._cursors[sink] = seq
+
+    def _save_cursors(self) -> None:
+        for sink in list(self._cursors):
+            self._connection.execute(
+                "INSERT OR REPLACE INTO cursor VALUES (?, ?, ?)",
+                (sink, self._cursors.pop(sink), self.clock.now()),
+            )
+
+    def settle(self) -> Future[None]:
+        """Done when everything queued before is judged, with all that is due at the clock's now."""
+        done: Future[None] = Future()
+
+        def after(_: sqlite3.Connection) -> None:
+            self._settling.append(done)
+
+        self.call(after)
+        return done
+
+    def settle_now(self) -> Future[None]:
+        """Done when what was submitted before is judged; does not wait for what is due."""
+        done: Future[None] = Future()
+
+        def after(_: sqlite3.Connection) -> None:
+            self._told_soon.append(done)
+
+        self.call(after)
+        return done
+
+    def reload(self, hall: Hall) -> Future[None]:
+        """Judge by other settings from now on; days not locked yet are judged again."""
+
+        def adopt(_: sqlite3.Connection) -> None:
+            self._adopt(hall)
+            self._rejudge_open_days()
+
+        return self.call(adopt)
+
+    def rejudge(
+        self, first: date | None, last: date | None, progress: Callable[[int, int], None]
+    ) -> int:
+        """Judge these dates (all of them, if none are named) again from the journal and store what
+        comes out; returns the number of changes.  Only instead of ``start``: it closes the
+        database when it is done."""
+        head = self.store.head
+        now = self.clock.now()
+        while not self._queue.empty():
+            self._queue.get_nowait()
+        self._connection.execute("BEGIN IMMEDIATE")
+        if first is None and last is None:
+            self._rehear()
+        begin = max(self.gatherer.first_date, first or date.min).toordinal()
+        end = min(self.gatherer.days.day(now), (last or date.max).toordinal())
+        for day in range(begin, end + 1):
+            work_date = date.fromordinal(day).isoformat()
+            days = [("person", code, work_date) for code in self.gatherer.people()]
+            self.store.wake_soon([*days, ("hall", self.hall.id, work_date)], now)
+        self._connection.execute("COMMIT")
+        self.next_wake = now
+        count = "SELECT count(*) FROM wake WHERE at <= ?"
+        (total,) = self._connection.execute(count, (now,)).fetchone()
+        left = total
+        while left:
+            progress(total - left, total)
+            self._judge(waited=False)
+            (left,) = self._connection.execute(count, (now,)).fetchone()
+        progress(total, total)
+        self._checkpoint()
+        self._connection.close()
+        return self.store.head - head
+
+    def _rehear(self) -> None:
+        """Derive anew what does not belong to a date: devices' states, what was done to alerts."""
+        self._connection.execute("DELETE FROM device_state")
+        self._set_meta("judged_seq", "0")
+        self._judged_seq = 0
+        self.store.quiet = True
+
+    # -- the thread
+
+    def _adopt(self, hall: Hall) -> None:
+        self.hall = hall
+        installed = self._meta("installed_on")
+        if installed is None:
+            days = Journal(self._connection, hall.zone).days
+            installed = date.fromordinal(days.day(self.clock.now())).isoformat()
+            self._set_meta("installed_on", installed)
+        self.journal = Journal(self._connection, hall.zone)
+        self.gatherer = Gatherer(self._connection, hall, date.fromisoformat(installed))
+        self.store = Store(self._connection, hall.zone)
+        self.store.actions = self.gatherer.said.actions
+
+    def _meta(self, name: str) -> str | None:
+        row = self._connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return row[0] if row else None
+
+    def _set_meta(self, name: str, value: str) -> None:
+        self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+    def _begin(self, version: str) -> None:
+        """Note that a run begins, and since when nothing was watched."""
+        row = self._connection.execute(
+            "SELECT max(received_at) FROM reading WHERE seq = (SELECT max(seq) FROM reading)"
+        ).fetchone()
+        now = self.clock.now()
+        started = Reading("hallwatch", min(row[0] or now, now), DaemonStarted(version))
+        self._queue.put(_Told((started,), now, {}, lambda _: None))
+        if self._meta("settings") != self.hall.settings_hash:
+            self.call(lambda _: self._rejudge_open_days())
+
+    def _run(self) -> None:
+        while not self._closing or not self._queue.empty():
+            items = self._take()
+            try:
+                if items:
+                    self._commit_told(items)
+                self._judge(waited=not items)
+                for done in self._told_soon:
+                    done.set_result(None)
+                self._told_soon.clear()
+            except Exception:
+                log.exception("pipeline_error")
+                self._undo()
+                threading.Event().wait(0.2)
+            self._checkpoint()
+        for done in self._settling:
+            done.set_result(None)
+        self._save_cursors()
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._connection.close()
+
+    def _take(self) -> list[_Told | _Call]:
+        """What has queued; waits for something, or until a day is due."""
+        timeout: float | None = None
+        if self._settling or self._pending():
+            timeout = 0.0
+        elif self.clock.runs:
+            timeout = 1.0 if self._cursors else 30.0
+            if self.next_wake is not None:
+                timeout = min(timeout, max(0.0, (self.next_wake - self.clock.now()) / 1000))
+        items: list[_Told | _Call] = []
+        readings = 0
+        try:
+            item = self._queue.get(timeout=timeout) if timeout != 0.0 else self._queue.get_nowait()
+            while True:
+                if item is None:
+                    self._closing = True
+                else:
+                    items.append(item)
+                    readings += len(item.readings) if isinstance(item, _Told) else 0
+                if readings >= BURST:
+                    break
+                item = self._queue.get_nowait()
+        except queue.Empty:
+            pass
+        return items
+
+    def _pending(self) -> bool:
+        return self.journal.last_seq > self._judged_seq
+
+    def _commit_told(self, items: list[_Told | _Call]) -> None:
+        """One transaction for everything; whoever cannot be served is told so and harms nobody."""
+        execute = self._connection.execute
+        told = [item for item in items if isinstance(item, _Told)]
+        answers: list[tuple[Callable[[Any], None], Any]] = []
+        try:
+            execute("BEGIN IMMEDIATE")
+            if len(told) == 1:
+                answers.append((told[0].done, self._append(told)))
+            elif told:
+                # Each teller wants its own count only where it asked for many at once.
+                for one in told:
+                    answers.append((one.done, self._append([one])))
+            for item in items:
+                if isinstance(item, _Call):
+                    execute("SAVEPOINT call")
+                    try:
+                        answers.append((item.done.set_result, item.function(self._connection)))
+                    except Exception as error:  # noqa: BLE001 - handed to whoever called
+                        execute("ROLLBACK TO call")
+                        answers.append((item.done.set_exception, error))
+                    execute("RELEASE call")
+            execute("COMMIT")
+        except Exception as error:  # noqa: BLE001 - a driver's impossible value is one teller's
+            self._undo()
+            if len(items) > 1:
+                for item in items:
+                    self._commit_told([item])
+                return
+            log.error("store_failed", error=str(error), readings=sum(len(t.readings) for t in told))
+            failure = OSError(f"The readings could not be stored: {error}")
+            for item in items:
+                if isinstance(item, _Told):
+                    item.done(failure)
+                elif not item.done.done():
+                    item.done.set_exception(failure)
+            return
+        for done, answer in answers:
+            done(answer)
+
+    def _append(self, told: list[_Told]) -> int:
+        new = self.journal.append((item.readings, item.received_at) for item in told)
+        self.readings += new
+        self.repeats += sum(len(item.readings) for item in told) - new
+        for item in told:
+            for (device, name), value in item.marks.items():
+                self._connection.execute(
+                    "INSERT OR REPLACE INTO mark VALUES (?, ?, ?)", (device, name, value)
+                )
+            if item.remember is not None:
+                self._connection.execute(
+                    "INSERT OR IGNORE INTO idempotency VALUES (?, ?, ?, ?, ?, ?)", item.remember
+                )
+        return new
+
+    def _undo(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        self.journal.forget_clocks()
+        self.journal.last_seq = self._connection.execute(
+            "SELECT ifnull(max(seq), 0) FROM reading"
+        ).fetchone()[0]
+        self._judged_seq = int(self._meta("judged_seq") or 0)
+        self.next_wake = self._query_next_wake()
+
+    # -- judging
+
+    def _judge(self, waited: bool) -> None:
+        now = self._as_of = max(self._as_of, self.clock.now())
+        head = self.store.head
+        pending = self._pending()
+        due = self.next_wake is not None and self.next_wake <= now
+        today = self.gatherer.days.day(now)
+        rolled = int(self._meta("rolled") or 0)
+        idle = not (pending or due or rolled < today)
+        if idle and waited and self._cursors:
+            self._save_cursors()
+        if idle:
+            for done in self._settling:
+                done.set_result(None)
+            self._settling.clear()
+            return
+        self._connection.execute("BEGIN IMMEDIATE")
+        if rolled < today:
+            self._roll(rolled, today, now)
+        if pending:
+            self._take_in(now)
+        if due or pending or rolled < today:
+            self._judge_due(now)
+        self._save_cursors()
+        self._connection.execute("COMMIT")
+        self.next_wake = self._query_next_wake()
+        if self.store.head > head:
+            self.changed(self.store.head)
+
+    def _roll(self, rolled: int, today: int, now: Instant) -> None:
+        """Begin the dates since the last time: who stays away for a whole day sends no reading."""
+        first = max(rolled + 1, self.gatherer.first_date.toordinal()) if rolled else today
+        if not rolled:
+            first = min(today, max(self.gatherer.first_date.toordinal(), today - 400))
+        people = self.gatherer.people()
+        for day in range(first, today + 1):
+            work_date = date.fromordinal(day).isoformat()
+            days = [("person", code, work_date) for code in people]
+            days.append(("hall", self.hall.id, work_date))
+            self.store.wake_soon(days, now)
+        self._set_meta("rolled", str(today))
+
+    def _rejudge_open_days(self) -> None:
+        now = self.clock.now()
+        today = self.gatherer.days.day(now)
+        first = max(self.gatherer.first_date.toordinal(), today - 70)
+        for day in range(first, today + 1):
+            work_date = date.fromordinal(day)
+            if self.hall.locks_at(work_date) > now:
+                self.store.wake_soon(
+                    [("person", code, work_date.isoformat()) for code in self.gatherer.people()],
+                    now,
+                )
+        self._set_meta("settings", self.hall.settings_hash)
+        self.next_wake = min(self.next_wake or now, now)
+
+    def _take_in(self, now: Instant) -> None:
+        """Turn journal rows that were not judged yet into days to judge."""
+        execute = self._connection.execute
+        since, until = self._judged_seq, self.journal.last_seq
+        touched: set[tuple[str, date]] = set()
+        halls: set[date] = set()
+        counts: Counter[str] = Counter()
+        latest: dict[str, Instant] = {}
+        for device, number, received_at, serial in execute(
+            "SELECT device, count(*), max(received_at), max(serial) FROM reading"
+            " WHERE seq > ? AND kind = 'punch' GROUP BY device",
+            (since,),
+        ):
+            counts[device] = number
+            latest[device] = received_at
+            if serial:
+                self.serials[device] = serial
+        if counts:
+            self.store.count_readings(counts, latest)
+        for person, day, worst, late in execute(
+            "SELECT person, day, max(trust), max(received_at - event_at) FROM reading"
+            " WHERE seq > ? AND person IS NOT NULL GROUP BY person, day",
+            (since,),
+        ).fetchall():
+            if late > LATE:
+                # Counts of an hour that was judged already have changed.
+                halls.add(date.fromordinal(day))
+            who = self.gatherer.person(person)
+            if who is None:
+                halls.add(date.fromordinal(day))
+                continue
+            touched.update((person, at) for at in self.gatherer.work_dates(who, day, now))
+            if worst == 3:
+                self.gatherer.doubtful.add(person)
+                touched.update((person, at) for at in self._doubted(person, since, day))
+        later: set[tuple[str, str, str]] = set()
+        for stored in others_since(self._connection, since):
+            self._hear(stored, touched, halls, later, now)
+        self.store.quiet = False
+        self._set_meta("judged_seq", str(until))
+        self._judged_seq = until
+        yesterday = date.fromordinal(self.gatherer.days.day(now) - 1)
+        fresh = sorted((day for day in touched if day[1] >= yesterday), key=lambda day: day[1])
+        now_days, rest = fresh[:AT_ONCE], fresh[AT_ONCE:]
+        later.update(("person", person, day.isoformat()) for person, day in rest)
+        later.update(
+            ("person", person, day.isoformat()) for person, day in touched if day < yesterday
+        )
+        if later:
+            self.store.wake_soon(sorted(later), now)
+        if halls:
+            self.store.wake_soon(
+                [("hall", self.hall.id, day.isoformat()) for day in sorted(halls)], now
+            )
+        self._judge_people(now_days, now)
+
+    def _doubted(self, person: str, since: int, day: int) -> Iterable[date]:
+        (earliest,) = self._connection.execute(
+            "SELECT min(earliest) FROM reading WHERE seq > ? AND person = ? AND trust = 3",
+            (since, person),
+        ).fetchone()
+        first = max(self.gatherer.days.day(earliest), day - 60)
+        return [date.fromordinal(number) for number in range(first, day + 1)]
+
+    def _hear(
+        self,
+        stored: StoredReading,
+        touched: set[tuple[str, date]],
+        halls: set[date],
+        later: set[tuple[str, str, str]],
+        now: Instant,
+    ) -> None:
+        """What one reading other than a punch touches."""
+        body = stored.body
+        days = self.gatherer.days
+        self.gatherer.said.hear(stored)
+        if isinstance(body, Absence):
+            self._touch_span(body.people, body.starts, body.ends, touched)
+        elif isinstance(body, AbsenceRevoked):
+            absence = self.gatherer.said.absence(body.absence_id)
+            if absence is not None:
+                self._touch_span(absence.people, absence.starts, absence.ends, touched)
+        elif isinstance(body, RosterEntry):
+            touched.add((body.person, body.work_date))
+        elif isinstance(body, PersonEntry):
+            first = max(self.gatherer.first_date.toordinal(), days.day(now) - 70)
+            touched.update(
+                (body.person.code, date.fromordinal(day)) for day in range(first, days.day(now) + 1)
+            )
+        elif isinstance(body, AlertAction):
+            self.store.act_on_alert(body, stored.received_at, now)
+        elif isinstance(body, GapExplained):
+            self.gatherer.paths.forget()
+            later.update(self._everybody(days.day(body.starts), days.day(body.ends)))
+        else:
+            if stored.device != "hallwatch":
+                self.store.see_device(stored, now)
+            if isinstance(body, ClockCheck):
+                halls.add(date.fromordinal(days.day(stored.received_at)))
+            elif isinstance(body, Link | DaemonStarted):
+                device = stored.device if isinstance(body, Link) else None
+                self.gatherer.paths.forget(device)
+                first, last = days.day(stored.at), days.day(stored.received_at)
+                halls.update(
+                    date.fromordinal(day) for day in range(max(first, last - 60), last + 1)
+                )
+                halls.update(self._outage_dates(stored.device, stored.at))
+                later.update(self._everybody(first, last))
+            elif isinstance(body, LogComplete):
+                self._complete(stored, later)
+
+    def _outage_dates(self, device: str, at: Instant) -> Iterable[date]:
+        """An outage is shown on the date it began, so its end touches that date."""
+        row = self._connection.execute(
+            "SELECT at FROM reading WHERE kind = 'link' AND kind <> 'punch' AND device = ?"
+            " AND at < ? ORDER BY at DESC LIMIT 1",
+            (device, at),
+        ).fetchone()
+        return [date.fromordinal(self.gatherer.days.day(row[0]))] if row else []
+
+    def _complete(self, stored: StoredReading, later: set[tuple[str, str, str]]) -> None:
+        """A log that is complete after a gap settles the dates of the gap."""
+        previous = self._connection.execute(
+            "SELECT max(at) FROM reading WHERE kind = 'complete' AND kind <> 'punch'"
+            " AND device = ? AND at < ?",
+            (stored.device, stored.at),
+        ).fetchone()[0]
+        self.gatherer.paths.forget(stored.device)
+        gap = self._connection.execute(
+            "SELECT 1 FROM reading WHERE kind = 'link' AND kind <> 'punch' AND device = ?"
+            " AND at >= ? LIMIT 1",
+            (stored.device, previous or 0),
+        ).fetchone()
+        if gap:
+            days = self.gatherer.days
+            last = days.day(stored.at)
+            first = days.day(previous) if previous else last
+            later.update(self._everybody(max(first, last - 60), last))
+
+    def _everybody(self, first: int, last: int) -> Iterable[tuple[str, str, str]]:
+        first = max(first, self.gatherer.first_date.toordinal(), last - 60)
+        for day in range(first, last + 1):
+            work_date = date.fromordinal(day).isoformat()
+            for code in self.gatherer.people():
+                yield "person", code, work_date
+
+    def _touch_span(
+        self,
+        people: Iterable[str],
+        starts: Instant,
+        ends: Instant,
+        touched: set[tuple[str, date]],
+    ) -> None:
+        days = self.gatherer.days
+        today = days.day(self._as_of)
+        first = max(days.day(starts) - 1, self.gatherer.first_date.toordinal())
+        for day in range(first, min(days.day(ends), today) + 1):
+            touched.update((person, date.fromordinal(day)) for person in people)
+
+    def _judge_due(self, now: Instant) -> None:
+        due = self._connection.execute(
+            "SELECT subject_kind, subject, work_date FROM wake WHERE at <= ? ORDER BY at LIMIT ?",
+            (now, AT_ONCE),
+        ).fetchall()
+        people = []
+        for kind, subject, day in due:
+            work_date = date.fromisoformat(day)
+            if kind == "person":
+                people.append((subject, work_date))
+            elif subject == self.hall.id:
+                if self._queue.empty() or now - self._hall_judged > HALL_PAUSE:
+                    self._judge_hall_day(work_date, now)
+                    self._hall_judged = self.clock.now()
+            else:
+                self.store.set_wake(kind, subject, day, None)
+        self._judge_people(people, now)
+
+    def _judge_people(self, days: Sequence[tuple[str, date]], now: Instant) -> None:
+        by_date: dict[date, int] = defaultdict(int)
+        for _, work_date in days:
+            by_date[work_date] += 1
+        rows: dict[int, DayRows] = {}
+        for work_date, number in by_date.items():
+            if number >= 20:
+                day = work_date.toordinal()
+                rows[day] = self.gatherer.rows(day)
+        for code, work_date in days:
+            person = self.gatherer.person(code)
+            if person is None:
+                self.store.set_wake("person", code, work_date.isoformat(), None)
+                continue
+            try:
+                day_seen, outcome = judge_day(self.gatherer, person, work_date, now, rows)
+            except Exception:
+                self.failures += 1
+                log.exception("judgement_failed", person=code, work_date=work_date.isoformat())
+                self.store.set_wake("person", code, work_date.isoformat(), now + RETRY)
+                continue
+            self.store.apply_person(day_seen, outcome, self.hall.rulebook.rule_version(work_date))
+
+    def _judge_hall_day(self, work_date: date, now: Instant) -> None:
+        try:
+            day = self.gatherer.hall_day(work_date, now)
+            outcome = judge_hall(day, self.hall.rulebook)
+        except Exception:
+            self.failures += 1
+            log.exception("judgement_failed", hall=self.hall.id, work_date=work_date.isoformat())
+            self.store.set_wake("hall", self.hall.id, work_date.isoformat(), now + RETRY)
+            return
+        self.store.apply_hall(work_date, self.hall.id, outcome, now)
+
+    def _query_next_wake(self) -> Instant | None:
+        found: Instant | None = self._connection.execute("SELECT min(at) FROM wake").fetchone()[0]
+        return found
+
+    def _checkpoint(self) -> None:
+        """Move the WAL into the database when nobody waits (or when it has grown too long)."""
+        rows = self._connection.total_changes - self._checkpointed
+        if rows > CHECKPOINT_LIMIT or (rows > CHECKPOINT_ROWS and self._queue.empty()):
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            self._checkpointed = self._connection.total_changes
+
+
+def judge_day(
+    gatherer: Gatherer,
+    person: Any,
+    work_date: date,
+    as_of: Instant,
+    rows: Mapping[int, DayRows] | None = None,
+) -> tuple[PersonDay, Outcome]:
+    """Gather and judge one person's day; the same for the daemon and for a replay."""
+    day = gatherer.person_day(person, work_date, as_of, rows)
+    locked = None
+    if as_of >= day.locks_at:
+        locked = gatherer.person_day(person, work_date, day.locks_at, rows)
+    return day, judge_person(day, gatherer.hall.rulebook, locked)

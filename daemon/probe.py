@@ -1,0 +1,141 @@
+"""``hallwatch check --probe``: is everything that the settings name really there?"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sqlite3
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import closing
+from importlib import import_module
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from msgspec import Struct
+
+from config.load import DeviceSpec, Hall
+from daemon.clock import Clock
+from daemon.database import FILE_NAME, open_reader
+from rules.model import ClockCheck, DeviceInfo, Punch, Reading
+
+PATIENCE = 8.0
+"""Seconds for a device to show itself."""
+
+
+class Probed(Struct, frozen=True):
+    """``good`` is none where nothing can be said: a terminal that calls us and has not yet."""
+
+    what: str
+    where: str
+    good: bool | None
+    found: str
+
+
+class _Listening:
+    """A driver's context that keeps nothing but what a technician wants to know."""
+
+    def __init__(self, zone: ZoneInfo) -> None:
+        self.zone = zone
+        clock = Clock()
+        self.now = clock.now
+        self.sleep = clock.sleep
+        self.heard: dict[str, dict[str, str]] = {}
+        self.contacts: set[str] = set()
+
+    async def emit(
+        self, readings: Sequence[Reading], marks: Mapping[tuple[str, str], str] | None = None
+    ) -> int:
+        del marks
+        for reading in readings:
+            facts = self.heard.setdefault(reading.device, {})
+            if isinstance(reading.body, ClockCheck):
+                facts["clock"] = f"clock {(reading.at - self.now()) / 1000:+.0f} s"
+            elif isinstance(reading.body, DeviceInfo):
+                told = reading.body.facts
+                shown = ("serial", "model", "firmware", "users", "records")
+                facts["info"] = ", ".join(f"{key} {told[key]}" for key in shown if key in told)
+        if any(isinstance(reading.body, Punch) for reading in readings):
+            # A punch that is not stored must never be acknowledged: the terminal keeps it for us.
+            await asyncio.Event().wait()
+        return len(readings)
+
+    def mark(self, device: str, name: str) -> str | None:
+        del device, name
+        return None
+
+    def contact(self, device: str) -> None:
+        self.contacts.add(device)
+
+    def lost(self, device: str, reason: str) -> None:
+        self.heard.setdefault(device, {})["error"] = reason
+
+    def note(self, device: str, **facts: Any) -> None:
+        if error := facts.get("last_error"):
+            self.heard.setdefault(device, {})["error"] = str(error)
+
+
+async def probe(hall: Hall) -> list[Probed]:
+    """Try every device, sink and the database; at most a few seconds longer than ``PATIENCE``."""
+    links: dict[Hashable, list[DeviceSpec]] = {}
+    for device in hall.devices:
+        if device.in_service:
+            links.setdefault((device.driver, device.options.link()), []).append(device)
+    tried = await asyncio.gather(*(_devices(specs, hall.zone) for specs in links.values()))
+    sinks = await asyncio.gather(
+        *(_address(sink.name, sink.host, sink.port or 1883) for sink in hall.sinks)
+    )
+    return [_database(hall), *sinks, *(row for rows in tried for row in rows)]
+
+
+async def _devices(specs: Sequence[DeviceSpec], zone: ZoneInfo) -> list[Probed]:
+    context = _Listening(zone)
+    failure = ""
+    driver = import_module(f"drivers.{specs[0].driver}").DRIVER(specs)
+    task = asyncio.create_task(driver.run(context))
+    for _ in range(int(PATIENCE * 10)):
+        done, _ = await asyncio.wait([task], timeout=0.1)
+        if done or all("clock" in context.heard.get(spec.id, {}) for spec in specs):
+            break
+    if task.done() and not task.cancelled():
+        failure = str(task.exception() or "")
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    rows = []
+    for spec in specs:
+        facts = context.heard.get(spec.id, {})
+        found = "; ".join(facts.values())
+        where = ":".join(map(str, spec.options.link()))
+        if failure:
+            rows.append(Probed(spec.id, where, False, failure))
+        elif spec.id in context.contacts:
+            rows.append(Probed(spec.id, where, True, found or "answers"))
+        else:
+            rows.append(Probed(spec.id, where, None, found or f"not heard in {PATIENCE:.0f} s"))
+    return rows
+
+
+async def _address(what: str, host: str, port: int) -> Probed:
+    where = f"{host}:{port}"
+    try:
+        async with asyncio.timeout(5):
+            _, writer = await asyncio.open_connection(host, port)
+        writer.close()
+    except TimeoutError:
+        return Probed(what, where, False, "no answer in 5 s")
+    except socket.gaierror as error:
+        return Probed(what, where, False, f"the name cannot be resolved: {error}")
+    except OSError as error:
+        return Probed(what, where, False, f"no connection: {error.strerror or error}")
+    return Probed(what, where, True, "accepts connections")
+
+
+def _database(hall: Hall) -> Probed:
+    path = hall.state_dir / FILE_NAME
+    if not path.exists():
+        return Probed("database", str(path), None, "not there yet: the first start makes it")
+    try:
+        with closing(open_reader(path)) as connection:
+            (readings,) = connection.execute("SELECT count(*) FROM reading").fetchone()
+    except sqlite3.Error as error:
+        return Probed("database", str(path), False, str(error))
+    return Probed("database", str(path), True, f"{readings} readings")

@@ -1,0 +1,467 @@
+"""Everything derived, and the outbox: outcomes in, differences out."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import date
+from hashlib import blake2b
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from api.views import wire_adjustment, wire_alert, wire_day, wire_device, wire_violation
+from daemon.journal import StoredReading
+from rules.model import (
+    Adjustment,
+    Alert,
+    AlertAction,
+    ClockCheck,
+    DayRecord,
+    DeviceInfo,
+    Instant,
+    Link,
+    LogComplete,
+    Outcome,
+    PersonDay,
+    Slot,
+    Unreadable,
+    Violation,
+)
+
+_encode = msgspec.json.Encoder().encode
+_violation = msgspec.json.Decoder(Violation).decode
+_alert = msgspec.json.Decoder(Alert).decode
+_slots = msgspec.json.Decoder(tuple[Slot, ...]).decode
+
+RESOLVED_BY_PERSON = "resolved_by_person"
+"""A person's word that a matter is closed stands although the rule would still show it."""
+
+DEVICE_COLUMNS = (
+    "device, state, since, reason, clock_offset, clock_at, complete_until, last_reading_at,"
+    " punches, unreadable, info"
+)
+
+
+def device_row(selected: sqlite3.Cursor, row: tuple[Any, ...]) -> dict[str, Any]:
+    """A row of a SELECT of ``DEVICE_COLUMNS``, by name."""
+    named: dict[str, Any] = dict(
+        zip((column[0] for column in selected.description), row, strict=True)
+    )
+    named["info"] = msgspec.json.decode(named["info"])
+    return named
+
+
+def record_json(record: DayRecord) -> tuple[str, str]:
+    """A record as stored: without its slots, and the slots."""
+    return (
+        _encode(msgspec.structs.replace(record, slots=())).decode(),
+        _encode(record.slots).decode(),
+    )
+
+
+def stored_record(body: str, slots: str) -> DayRecord:
+    """The record that ``record_json`` wrote."""
+    record = msgspec.json.decode(body, type=DayRecord)
+    return msgspec.structs.replace(record, slots=_slots(slots))
+
+
+def inputs_hash(day: PersonDay, rule_version: str) -> str:
+    """16 hexadecimal digits over the facts and rules that a record rests on."""
+    digest = blake2b(rule_version.encode(), digest_size=8)
+    for punch in day.punches:
+        digest.update(punch.reading_id)
+    for seen in day.evidence:
+        digest.update(seen.reading_id)
+    if day.absences:
+        digest.update(_encode(day.absences))
+    for segment in day.segments:
+        digest.update(b"%d-%d" % (segment.starts, segment.ends))
+    return digest.hexdigest()
+
+
+class Store:
+    """The derived tables on the writing connection; all runs in the caller's transaction."""
+
+    def __init__(self, connection: sqlite3.Connection, zone: ZoneInfo) -> None:
+        self._execute = connection.execute
+        self._executemany = connection.executemany
+        self.zone = zone
+        self.head: int = self._execute("SELECT ifnull(max(seq), 0) FROM change").fetchone()[0]
+        """Number of the last change."""
+        self.actions: Mapping[str, Sequence[tuple[Instant, AlertAction]]] = {}
+        """What people did about alerts, by alert id."""
+        self.quiet = False
+        """While old readings are heard again: devices' former states are no changes."""
+
+    def _change(
+        self, kind: str, op: str, key: str, at: Instant, reason: str, row: dict[str, object]
+    ) -> int:
+        inserted = self._execute(
+            "INSERT INTO change (kind, op, key, at, reason, row) VALUES (?, ?, ?, ?, ?, ?)",
+            (kind, op, key, at, reason, _encode(row).decode()),
+        )
+        self.head = inserted.lastrowid or self.head
+        return self.head
+
+    # -- a person's day
+
+    def apply_person(self, day: PersonDay, outcome: Outcome, rule_version: str) -> None:
+        """Make the stored rows of a person's day those of ``outcome``; record what changed."""
+        person, work_date, at = day.person.code, day.work_date.isoformat(), day.as_of
+        found = self._execute(
+            "SELECT body, slots, revision, findings FROM attendance_day"
+            " WHERE work_date = ? AND person = ?",
+            (work_date, person),
+        ).fetchone()
+        old_body, old_slots, revision, findings = found or ("", "", 0, 0)
+        record = outcome.record
+        reason = _withdrawal_reason(day)
+        if findings or outcome.violations or outcome.alerts or outcome.adjustments:
+            findings += self._violations(person, work_date, outcome.violations, at, reason)
+            findings += self._alerts(person, work_date, outcome.alerts, at, reason)
+            findings += self._adjustments(person, work_date, outcome.adjustments, at)
+        if record is not None and (record.slots or record.strays):
+            body, slots = record_json(record)
+            if (body, slots) != (old_body, old_slots):
+                revision += 1
+                points = sum(violation.points for violation in outcome.violations)
+                seq = self._change(
+                    "attendance", "amended" if found else "opened", f"{person}/{work_date}", at, "",
+                    wire_day(record, self.zone, revision, at, points=points),
+                )  # fmt: skip
+                self._execute(
+                    "INSERT OR REPLACE INTO attendance_day (work_date, person, unit, verdict,"
+                    " finality, points, body, slots, inputs_hash, findings, as_of, revision,"
+                    " changed_at, change_seq) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        work_date, person, record.unit, record.verdict, record.finality,
+                        points, body, slots,
+                        inputs_hash(day, rule_version), findings, at, revision, at, seq,
+                    ),
+                )  # fmt: skip
+            else:
+                self._execute(
+                    "UPDATE attendance_day SET as_of = ?, findings = ?, inputs_hash = ?"
+                    " WHERE work_date = ? AND person = ?",
+                    (at, findings, inputs_hash(day, rule_version), work_date, person),
+                )
+        elif found:
+            self._change(
+                "attendance", "withdrawn", f"{person}/{work_date}", at, reason,
+                wire_day(
+                    stored_record(old_body, old_slots), self.zone, revision + 1, at, points=0
+                ),
+            )  # fmt: skip
+            self._execute(
+                "DELETE FROM attendance_day WHERE work_date = ? AND person = ?", (work_date, person)
+            )
+        self.set_wake("person", person, work_date, outcome.ask_again)
+
+    def set_wake(self, subject_kind: str, subject: str, work_date: str, at: Instant | None) -> None:
+        """Judge this day again at ``at`` (never, if none)."""
+        if at is None:
+            self._execute(
+                "DELETE FROM wake WHERE subject_kind = ? AND subject = ? AND work_date = ?",
+                (subject_kind, subject, work_date),
+            )
+        else:
+            self._execute(
+                "INSERT OR REPLACE INTO wake (subject_kind, subject, work_date, at)"
+                " VALUES (?, ?, ?, ?)",
+                (subject_kind, subject, work_date, at),
+            )
+
+    def wake_soon(self, days: Sequence[tuple[str, str, str]], at: Instant) -> None:
+        """Have these ``(subject kind, subject, work date)`` judged again when there is time."""
+        self._executemany(
+            "INSERT INTO wake (subject_kind, subject, work_date, at) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET at = min(at, excluded.at)",
+            [(*day, at) for day in days],
+        )
+
+    def _violations(
+        self,
+        person: str,
+        work_date: str,
+        violations: Sequence[Violation],
+        at: Instant,
+        reason: str,
+    ) -> int:
+        """Returns how many rows were added."""
+        stored = {
+            row[0]: row[1:]
+            for row in self._execute(
+                "SELECT id, body, state, revision FROM violation"
+                " WHERE work_date = ? AND person = ?",
+                (work_date, person),
+            )
+        }
+        added = 0
+        if any(violation.id not in stored for violation in violations):
+            # A heavier finding has taken the place of a lesser one.
+            reason = "superseded"
+        for violation in violations:
+            body = _encode(violation).decode()
+            old_body, state, revision = stored.pop(violation.id, ("", "", 0))
+            if body == old_body and state == "active":
+                continue
+            added += not revision
+            op = "amended" if state == "active" else "opened"
+            self._write_violation(violation, body, op, "active", "", revision + 1, at)
+        for old_body, state, revision in stored.values():
+            if state != "withdrawn":
+                violation = _violation(old_body)
+                self._write_violation(
+                    violation, old_body, "withdrawn", "withdrawn", reason, revision + 1, at
+                )
+        return added
+
+    def _write_violation(
+        self,
+        violation: Violation,
+        body: str,
+        op: str,
+        state: str,
+        reason: str,
+        revision: int,
+        at: Instant,
+    ) -> None:
+        seq = self._change(
+            "violation", op, violation.id, at, reason,
+            wire_violation(
+                violation, self.zone,
+                state=state, reason=reason, revision=revision, changed_at=at,
+            ),
+        )  # fmt: skip
+        self._execute(
+            "INSERT OR REPLACE INTO violation (id, rule, code, person, unit, work_date, severity,"
+            " points, finality, state, reason, body, revision, changed_at, change_seq)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                violation.id, violation.rule, violation.code, violation.person, violation.unit,
+                violation.work_date.isoformat(), violation.severity, violation.points,
+                violation.finality, state, reason, body, revision, at, seq,
+            ),
+        )  # fmt: skip
+
+    def _alerts(
+        self,
+        subject: str | None,
+        work_date: str,
+        alerts: Sequence[Alert],
+        at: Instant,
+        reason: str,
+    ) -> int:
+        """``subject`` is a person; none: the alerts of all subjects but people (the hall's day)."""
+        condition, about = (
+            ("subject_kind = 'person' AND subject = ?", (work_date, subject))
+            if subject is not None
+            else ("subject_kind <> 'person'", (work_date,))
+        )
+        stored = {
+            row[0]: row[1:]
+            for row in self._execute(
+                f"SELECT id, body, state, reason, revision FROM alert WHERE work_date = ?"
+                f" AND {condition}",
+                about,
+            )
+        }
+        added = 0
+        for alert in alerts:
+            body = _encode(alert).decode()
+            old_body, state, why, revision = stored.pop(alert.id, ("", "", "", 0))
+            by_person = why == RESOLVED_BY_PERSON and alert.state == "open"
+            new_state = "resolved" if by_person else alert.state
+            if body == old_body and state == new_state:
+                continue
+            added += not revision
+            op = "opened" if state in ("", "withdrawn") else "amended"
+            self._write_alert(
+                alert, body, work_date, op, new_state, why if by_person else "", revision + 1, at
+            )
+            if not revision:
+                for acted_at, action in self.actions.get(alert.id, ()):
+                    self.act_on_alert(action, acted_at, at)
+        for old_body, state, _, revision in stored.values():
+            if state != "withdrawn":
+                self._write_alert(
+                    _alert(old_body), old_body, work_date, "withdrawn", "withdrawn", reason,
+                    revision + 1, at,
+                )  # fmt: skip
+        return added
+
+    def _write_alert(
+        self,
+        alert: Alert,
+        body: str,
+        work_date: str,
+        op: str,
+        state: str,
+        reason: str,
+        revision: int,
+        at: Instant,
+    ) -> None:
+        by, done_at, note = self._execute(
+            "SELECT acknowledged_by, acknowledged_at, note FROM alert WHERE id = ?", (alert.id,)
+        ).fetchone() or ("", None, "")
+        seq = self._change(
+            "alert", op, alert.id, at, reason,
+            wire_alert(
+                alert, self.zone, work_date=work_date, state=state, reason=reason,
+                acknowledged_by=by, acknowledged_at=done_at, note=note, revision=revision,
+                changed_at=at,
+            ),
+        )  # fmt: skip
+        self._execute(
+            "INSERT OR REPLACE INTO alert (id, rule, code, subject_kind, subject, work_date,"
+            " severity, opened_at, state, reason, body, acknowledged_by, acknowledged_at, note,"
+            " revision, changed_at, change_seq)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                alert.id, alert.rule, alert.code, alert.subject_kind, alert.subject, work_date,
+                alert.severity, alert.opened_at, state, reason, body, by, done_at, note, revision,
+                at, seq,
+            ),
+        )  # fmt: skip
+
+    def act_on_alert(self, action: AlertAction, acted_at: Instant, at: Instant) -> None:
+        """A person acknowledged an alert (resolving implies it).  An alert that is not there (yet)
+        is acted on when it comes: in a replay it does."""
+        found = self._execute(
+            "SELECT body, state, reason, acknowledged_by, acknowledged_at, note, revision,"
+            " work_date FROM alert WHERE id = ?",
+            (action.alert_id,),
+        ).fetchone()
+        if found is None:
+            return
+        body, state, reason, by, done_at, note, revision, work_date = found
+        by, done_at = by or action.by, done_at or acted_at
+        note = action.note or note
+        self._execute(
+            "UPDATE alert SET acknowledged_by = ?, acknowledged_at = ?, note = ? WHERE id = ?",
+            (by, done_at, note, action.alert_id),
+        )
+        alert = _alert(body)
+        if action.action == "resolve" and state == "open":
+            state, reason = "resolved", RESOLVED_BY_PERSON
+        self._write_alert(alert, body, work_date, "amended", state, reason, revision + 1, at)
+
+    def _adjustments(
+        self, person: str, work_date: str, adjustments: Sequence[Adjustment], at: Instant
+    ) -> int:
+        stored = {
+            row[0]: row[1:]
+            for row in self._execute(
+                "SELECT id, body, revision FROM adjustment WHERE work_date = ? AND person = ?",
+                (work_date, person),
+            )
+        }
+        added = 0
+        for adjustment in adjustments:
+            body = _encode(adjustment).decode()
+            old_body, revision = stored.pop(adjustment.id, ("", 0))
+            if body == old_body:
+                continue
+            added += not revision
+            op = "amended" if revision else "opened"
+            seq = self._change(
+                "adjustment", op, adjustment.id, at, "",
+                wire_adjustment(adjustment, self.zone, revision=revision + 1, changed_at=at),
+            )  # fmt: skip
+            self._execute(
+                "INSERT OR REPLACE INTO adjustment (id, person, work_date, period, body, revision,"
+                " changed_at, change_seq) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (adjustment.id, person, work_date, adjustment.period, body, revision + 1, at, seq),
+            )
+        for id_, (old_body, revision) in stored.items():
+            adjustment = msgspec.json.decode(old_body, type=Adjustment)
+            self._change(
+                "adjustment", "withdrawn", id_, at, "",
+                wire_adjustment(adjustment, self.zone, revision=revision + 1, changed_at=at),
+            )  # fmt: skip
+            self._execute("DELETE FROM adjustment WHERE id = ?", (id_,))
+        return added
+
+    # -- the hall and its devices
+
+    def apply_hall(self, work_date: date, hall: str, outcome: Outcome, as_of: Instant) -> None:
+        """Make the stored alerts about devices and the hall of a date those of ``outcome``."""
+        day = work_date.isoformat()
+        self._alerts(None, day, outcome.alerts, as_of, "facts_changed")
+        self.set_wake("hall", hall, day, outcome.ask_again)
+
+    def count_readings(self, counts: Counter[str], latest: dict[str, Instant]) -> None:
+        """Punches journalled for each device, and when the last one came."""
+        self._executemany(
+            "INSERT INTO device_state (device, state, since, punches, last_reading_at)"
+            " VALUES (?, 'unknown', ?, ?, ?) ON CONFLICT DO UPDATE SET"
+            " punches = punches + excluded.punches, last_reading_at = excluded.last_reading_at",
+            [(device, latest[device], number, latest[device]) for device, number in counts.items()],
+        )
+
+    def see_device(self, stored: StoredReading, at: Instant) -> None:
+        """Keep a device's state in step with one reading of or about it."""
+        body = stored.body
+        device = stored.device
+        self._execute(
+            "INSERT OR IGNORE INTO device_state (device, state, since) VALUES (?, 'unknown', ?)",
+            (device, stored.received_at),
+        )
+        update = "UPDATE device_state SET last_reading_at = ?"
+        if isinstance(body, Link):
+            state = "online" if body.up else "offline"
+            self._execute(
+                f"{update}, state = ?, reason = ?,"
+                " since = CASE WHEN state = ? THEN since ELSE ? END WHERE device = ?",
+                (stored.received_at, state, body.reason, state, stored.at, device),
+            )
+        elif isinstance(body, ClockCheck):
+            self._execute(
+                f"{update}, clock_offset = ?, clock_at = ? WHERE device = ?",
+                (stored.received_at, stored.at - stored.received_at, stored.received_at, device),
+            )
+        elif isinstance(body, LogComplete):
+            self._execute(
+                f"{update}, complete_until = max(complete_until, ?) WHERE device = ?",
+                (stored.received_at, stored.at, device),
+            )
+            return
+        elif isinstance(body, DeviceInfo):
+            self._execute(
+                f"{update}, info = ? WHERE device = ?",
+                (stored.received_at, _encode(body.facts).decode(), device),
+            )
+        elif isinstance(body, Unreadable):
+            self._execute(
+                f"{update}, unreadable = unreadable + 1 WHERE device = ?",
+                (stored.received_at, device),
+            )
+        else:
+            return
+        self._device_change(device, at)
+
+    def _device_change(self, device: str, at: Instant) -> None:
+        if self.quiet:
+            return
+        found = self._execute(
+            f"SELECT {DEVICE_COLUMNS} FROM device_state WHERE device = ?", (device,)
+        )
+        row = device_row(found, found.fetchone())
+        seq = self._change(
+            "device", "amended", device, at, row["reason"], wire_device(zone=self.zone, **row)
+        )
+        self._execute("UPDATE device_state SET change_seq = ? WHERE device = ?", (seq, device))
+
+
+def _withdrawal_reason(day: PersonDay) -> str:
+    """Why a finding of this day no longer holds, as far as the facts tell: the newest of them."""
+    leave = max((span.received_at for span in day.absences), default=0)
+    punch = max((punch.received_at for punch in day.punches), default=0)
+    if leave > punch:
+        return "retro_leave"
+    if punch:
+        return "late_punch"
+    return "facts_changed"

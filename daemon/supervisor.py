@@ -1,0 +1,185 @@
+"""Keeps every device's driver running, and says how each device is.
+
+One task for each link (a socket, a listening port, a serial line).  What goes wrong with one costs
+the others nothing: a lost device is tried again after a growing, jittered pause, one that refuses
+only rarely, and a defect in a driver restarts that link alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Hashable, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import structlog
+
+from config.load import DeviceSpec
+from daemon.clock import Clock
+from daemon.pipeline import Pipeline
+from drivers.base import DeviceLost, DeviceRefused
+from rules.model import Instant, Link, Reading
+
+log = structlog.get_logger(__name__)
+
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 60.0
+REFUSED_PAUSE = 300.0
+"""Seconds; a device that says no (a wrong comm key) must not be hammered."""
+STEADY = 60_000
+"""A link that lasted this many ms was a good one: its next loss starts with the first pause."""
+
+
+class Contacts:
+    """Which devices are in contact; tells the pipeline of each change, once."""
+
+    def __init__(self, pipeline: Pipeline, clock: Clock) -> None:
+        self._pipeline = pipeline
+        self._clock = clock
+        self._started = clock.now()
+        self._last: dict[str, Instant] = {}
+        self._up: dict[str, bool] = {}
+        self.notes: dict[str, dict[str, Any]] = {}
+        """Live health by device: what needs no journal."""
+
+    def contact(self, device: str) -> None:
+        now = self._last[device] = self._clock.now()
+        if not self._up.get(device):
+            log.info("device_found", device=device)
+            self._up[device] = True
+            self.notes.setdefault(device, {}).pop("last_error", None)
+            self._tell(device, now, Link(True))
+
+    def lost(self, device: str, reason: str) -> None:
+        self.note(device, last_error=reason)
+        if self._up.get(device) is not False:
+            log.warning("device_lost", device=device, reason=reason)
+            self._up[device] = False
+            self._tell(device, self._last.get(device, self._started), Link(False, reason))
+
+    def note(self, device: str, **facts: Any) -> None:
+        self.notes.setdefault(device, {}).update(facts)
+
+    def forget(self, device: str) -> None:
+        """The device is no longer watched (it left the settings)."""
+        if self._up.pop(device, None):
+            self._tell(
+                device, self._last.get(device, self._started), Link(False, "no longer configured")
+            )
+        self.notes.pop(device, None)
+
+    def _tell(self, device: str, at: Instant, link: Link) -> None:
+        self._pipeline.submit((Reading(device, at, link),), lambda _: None)
+
+
+class DriverContext:
+    """What one driver is lent; see ``drivers.base.Context``."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        contacts: Contacts,
+        clock: Clock,
+        zone: ZoneInfo,
+        marks: Mapping[tuple[str, str], str],
+    ) -> None:
+        self._pipeline = pipeline
+        self._marks = dict(marks)
+        self.zone = zone
+        self.contact = contacts.contact
+        self.lost = contacts.lost
+        self.note = contacts.note
+        self.now = clock.now
+        self.sleep = clock.sleep
+
+    async def emit(
+        self, readings: Sequence[Reading], marks: Mapping[tuple[str, str], str] | None = None
+    ) -> int:
+        new = await self._pipeline.tell(readings, marks)
+        if marks:
+            self._marks.update(marks)
+        return new
+
+    def mark(self, device: str, name: str) -> str | None:
+        return self._marks.get((device, name))
+
+
+class Supervisor:
+    """One task a link."""
+
+    def __init__(self, pipeline: Pipeline, clock: Clock) -> None:
+        self._pipeline = pipeline
+        self._clock = clock
+        self.contacts = Contacts(pipeline, clock)
+        self._links: dict[Hashable, tuple[tuple[DeviceSpec, ...], asyncio.Task[None]]] = {}
+        self._zone: ZoneInfo | None = None
+
+    async def apply(self, devices: Sequence[DeviceSpec], zone: ZoneInfo) -> None:
+        """Watch these devices.  Links whose devices did not change are left alone."""
+        wanted: dict[Hashable, list[DeviceSpec]] = {}
+        for device in devices:
+            if device.in_service:
+                wanted.setdefault((device.driver, device.options.link()), []).append(device)
+        stopped = [
+            key
+            for key, (present, _) in self._links.items()
+            if tuple(wanted.get(key, ())) != present or zone != self._zone
+        ]
+        still = {device.id for specs in wanted.values() for device in specs}
+        for key in stopped:
+            present, task = self._links.pop(key)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            for device in present:
+                if device.id not in still:
+                    self.contacts.forget(device.id)
+        self._zone = zone
+        started = [key for key in wanted if key not in self._links]
+        if not started:
+            return
+        marks = await asyncio.wrap_future(
+            self._pipeline.call(
+                lambda connection: {
+                    (device, name): value
+                    for device, name, value in connection.execute("SELECT * FROM mark")
+                }
+            )
+        )
+        for key in started:
+            specs = tuple(wanted[key])
+            context = DriverContext(self._pipeline, self.contacts, self._clock, zone, marks)
+            task = asyncio.create_task(self._keep(specs, context), name=f"driver {specs[0].id}")
+            self._links[key] = (specs, task)
+
+    async def stop(self) -> None:
+        tasks = [task for _, task in self._links.values()]
+        self._links.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _keep(self, devices: Sequence[DeviceSpec], context: DriverContext) -> None:
+        """Run the driver of one link for ever."""
+        driver = import_module(f"drivers.{devices[0].driver}").DRIVER
+        pause = FIRST_PAUSE
+        while True:
+            began = self._clock.now()
+            try:
+                await driver(devices).run(context)
+                reason, longest = "The driver ended without an error.", False
+            except DeviceRefused as error:
+                reason, longest = str(error), True
+            except (DeviceLost, OSError) as error:
+                reason, longest = str(error), False
+            except Exception as error:
+                log.exception("driver_failed", device=devices[0].id, driver=devices[0].driver)
+                reason, longest = f"defect in the driver: {error!r}", False
+            for device in devices:
+                self.contacts.lost(device.id, reason)
+            if self._clock.now() - began > STEADY:
+                pause = FIRST_PAUSE
+            wait = REFUSED_PAUSE if longest else pause
+            pause = min(LONGEST_PAUSE, pause * 2)
+            await self._clock.sleep(wait * random.uniform(0.75, 1.25))

@@ -1,0 +1,102 @@
+"""The SQLite file: migrated, refused, copied, locked."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+
+from daemon.database import (
+    DatabaseProblem,
+    StateLock,
+    backup,
+    migrate,
+    open_reader,
+    open_writer,
+    schemas,
+)
+
+
+def test_a_new_database_has_the_present_schema_and_a_durable_wal(tmp_path):
+    connection = open_writer(tmp_path / "h.db")
+
+    assert connection.execute("PRAGMA user_version").fetchone()[0] == len(schemas())
+    assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    assert connection.execute("PRAGMA synchronous").fetchone()[0] == 2
+    connection.close()
+
+
+@pytest.mark.parametrize("version", range(len(schemas()) + 1))
+def test_every_released_schema_is_migrated_and_a_second_time_changes_nothing(tmp_path, version):
+    path = tmp_path / "h.db"
+    old = sqlite3.connect(path)
+    for schema in schemas()[:version]:
+        old.executescript(schema)
+    old.execute(f"PRAGMA user_version = {version}")
+    old.close()
+    fresh = open_writer(tmp_path / "fresh.db")
+    expected = fresh.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
+    fresh.close()
+
+    connection = open_writer(path)
+    migrate(connection)
+
+    found = connection.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
+    assert found == expected
+    connection.close()
+
+
+def test_a_database_of_a_newer_version_is_refused_with_what_to_do(tmp_path):
+    path = tmp_path / "h.db"
+    connection = open_writer(path)
+    connection.execute(f"PRAGMA user_version = {len(schemas()) + 1}")
+    connection.close()
+
+    with pytest.raises(DatabaseProblem, match=r"newer hallwatch.*restore a backup"):
+        open_writer(path)
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path):
+    path = tmp_path / "h.db"
+    path.write_bytes(b"something else entirely" * 100)
+
+    with pytest.raises(DatabaseProblem, match=r"h\.db cannot be used as a database"):
+        open_writer(path)
+
+
+def test_a_reader_cannot_write(tmp_path):
+    path = tmp_path / "h.db"
+    open_writer(path).close()
+    reader = open_reader(path)
+
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        reader.execute("INSERT INTO meta VALUES ('a', 'b')")
+    reader.close()
+
+
+def test_a_backup_taken_while_somebody_writes_is_whole(tmp_path):
+    path, copy = tmp_path / "h.db", tmp_path / "copy.db"
+    writer = open_writer(path)
+    writer.execute("INSERT INTO meta VALUES ('before', '1')")
+    writer.execute("BEGIN IMMEDIATE")
+    writer.execute("INSERT INTO meta VALUES ('under way', '1')")
+    steps = []
+
+    backup(path, copy, lambda done, total: steps.append((done, total)))
+
+    writer.execute("ROLLBACK")
+    writer.close()
+    copied = sqlite3.connect(copy)
+    assert copied.execute("SELECT name FROM meta").fetchall() == [("before",)]
+    assert steps[-1][0] == steps[-1][1]
+    assert not copy.with_name("copy.db.partial").exists()
+    copied.close()
+
+
+def test_two_processes_cannot_write_one_state_directory(tmp_path):
+    lock = StateLock(tmp_path)
+
+    with pytest.raises(DatabaseProblem, match="Another hallwatch is using"):
+        StateLock(tmp_path)
+    lock.release()
+    StateLock(tmp_path).release()
