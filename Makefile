@@ -11,19 +11,22 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
+LOCK := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --upgrade \
+	--no-emit-index-url --no-emit-trusted-host --no-header
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench truth lock tools
 
 help:
 	@sed -n 's/^# //p' Makefile
 
-$(READY): pyproject.toml requirements.lock
-	@echo "Making $(VENV) with what requirements.lock pins..."
+$(READY): pyproject.toml requirements-test.lock
+	@echo "Making $(VENV) with what requirements-test.lock pins..."
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
 		echo "Installing python3-venv by apt..."; \
 		$(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq python3-venv; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --require-hashes -r requirements-test.lock
 	$(BIN)/pip install --quiet --no-deps --editable .
 	@touch $@
 
@@ -51,7 +54,8 @@ bench: $(READY) tools
 truth: $(READY)
 	@$(BIN)/python tests/truth/generator.py
 
-lock: $(READY)
-	$(BIN)/pip-compile --quiet --extra test --extra broker --generate-hashes --strip-extras \
-		--no-emit-index-url --no-emit-trusted-host --no-header --upgrade \
-		--output-file requirements.lock pyproject.toml
+lock:
+	$(BIN)/pip install --quiet pip-tools
+	$(LOCK) --extra broker --output-file requirements.lock pyproject.toml
+	$(LOCK) --extra broker --extra test --output-file requirements-test.lock \
+		--constraint requirements.lock pyproject.toml
