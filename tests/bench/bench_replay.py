@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import date
+from functools import partial
 from pathlib import Path
 
+from halls import StandingClock, make_hall, workdays, write_history
 from rows import Row, at_most, limit, seconds, timed
 
 from daemon import replay
 from daemon.database import FILE_NAME
-from halls import StandingClock, make_hall, workdays, write_history
 from rules.model import DAY
 from rules.workdays import local_midnight
 
@@ -18,6 +19,10 @@ PEOPLE = 250
 YEAR = 250
 """Workdays."""
 START = date(2025, 1, 2)
+
+
+def silent(_done: int, _of: int) -> None:
+    """No progress is shown."""
 
 
 def measure(folder: Path) -> Iterator[Row]:
@@ -28,14 +33,10 @@ def measure(folder: Path) -> Iterator[Row]:
         punches = write_history(hall, dates, PEOPLE)
         path = hall.state_dir / FILE_NAME
         clock = StandingClock(local_midnight(dates[-1], hall.zone) + 2 * DAY)
-        judging = timed(
-            lambda: replay.rejudge(path, hall, clock, None, None, lambda _a, _b: None, "full")
-        )
+        judging = timed(partial(replay.rejudge, path, hall, clock, None, None, silent))
         found: list[replay.Difference] = []
         verifying = timed(
-            lambda: found.extend(
-                replay.verify(path, hall, clock, None, None, lambda _a, _b: None)
-            )
+            lambda: found.extend(replay.verify(path, hall, clock, None, None, silent))  # noqa: B023
         )
         if found:
             raise AssertionError(f"{len(found)} differences, the first: {found[0]}")

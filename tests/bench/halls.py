@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from config.load import Hall, load
 from daemon.clock import Clock
@@ -24,6 +25,7 @@ from rules.model import (
 )
 from rules.workdays import local_midnight
 
+ZONE = ZoneInfo("Asia/Shanghai")
 TERMINALS = 8
 PUNCH_MINUTES = (8 * 60 + 20, 12 * 60 + 5, 14 * 60 + 20, 18 * 60 + 5)
 
@@ -61,7 +63,8 @@ def write_settings(
     ]
     lines += devices
     if broker:
-        lines.append(f'[[sinks]]\ntype = "mqtt"\nname = "mqtt"\nhost = "127.0.0.1"\nport = {broker}\n')
+        lines.append('[[sinks]]\ntype = "mqtt"\nname = "mqtt"\nhost = "127.0.0.1"')
+        lines.append(f"port = {broker}\n")
     lines.append(f'[api]\nport = {api}\n[storage]\nstate_dir = "."\n[log]\nlevel = "error"\n')
     path = folder / "hall.toml"
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,7 +105,7 @@ def workdays(hall: Hall, first: date, number: int) -> list[date]:
 def day_of_punches(
     hall: Hall, work_date: date, people: int, chance: random.Random, terminals: int = TERMINALS
 ) -> Iterator[Reading]:
-    """Four punches each: one in twenty is late or early by up to 20 minutes, one in fifty missing."""
+    """Four punches each: one in twenty is late or early, one in fifty missing."""
     midnight = local_midnight(work_date, hall.zone)
     for number in range(people):
         for place, minute in enumerate(PUNCH_MINUTES):
