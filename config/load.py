@@ -10,6 +10,7 @@ Drivers and rules are found by name: ``drivers.<name>`` has a ``DRIVER`` with it
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -1188,12 +1189,26 @@ class _Building:
                 "内置 MQTT 服务需要 amqtt，请安装 hallwatch[broker]",
                 "the embedded broker needs amqtt: install hallwatch[broker]",
             )
+        if broker.host != "localhost" and not _is_loopback(broker.host):
+            self.report(
+                ("broker", "host"),
+                "内置 MQTT 服务没有访问控制，只能监听本机地址；其他机器要用请安装 Mosquitto",
+                "the embedded broker has no access rules and listens on loopback addresses only; "
+                "for other machines install a broker such as Mosquitto",
+            )
         if api and broker.port and broker.port == api.port:
             self.report(
                 ("broker", "port"),
                 f"端口 {broker.port} 已由 [api] 使用",
                 f"port {broker.port} is the API's already",
             )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

@@ -193,7 +193,7 @@ class _Row(NamedTuple):
                     f"{_short(text)!r} is no time; expected one such as 2026-03-02 08:30",
                 )
         if minute is None:
-            minute = 0
+            minute = 1440 if end else 0
         return at_minute(day, minute, zone)
 
     def yes(self, column: str, default: bool) -> bool:

@@ -193,15 +193,18 @@ def check(
         f"{config}: 配置正确 settings are good — {len(hall.people)} people, "
         f"{len(hall.devices)} devices, {len(hall.sinks)} sinks",
         markup=False,
+        soft_wrap=True,
     )
     if not probe:
         return
     from daemon.probe import probe as try_everything
 
     set_up_logs("error", "text")
-    with err.status("probing…"):
+    with err.status("probing…"), known_problems():
         found = asyncio.run(try_everything(hall))
-    table = Table("", "what", "where", "found", box=None, pad_edge=False)
+    table = Table("", "what", box=None, pad_edge=False)
+    table.add_column("where", overflow="fold")
+    table.add_column("found", overflow="fold")
     for row in found:
         mark = {True: "✓", False: "✗", None: "?"}[row.good]
         table.add_row(mark, row.what, row.where, row.found)
@@ -303,10 +306,7 @@ def decode(
         data = file.read_bytes() if file else sys.stdin.buffer.read()
     except OSError as error:
         fail(f"{file} cannot be read: {error.strerror}")
-    try:
-        where = ZoneInfo(zone)
-    except (KeyError, ValueError):
-        fail(f"{zone!r} is not a time zone; expected a name such as Asia/Shanghai.")
+    where = _zone(zone)
     unreadable = 0
     for reading in module.decode(_bytes_of(data), where):
         body = msgspec.to_builtins(reading.body)
@@ -323,6 +323,13 @@ def decode(
     if unreadable:
         err.print(f"{unreadable} unreadable")
         raise typer.Exit(1)
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        fail(f"{name!r} is not a time zone; expected a name such as Asia/Shanghai.")
 
 
 def _bytes_of(data: bytes) -> bytes:
@@ -377,7 +384,7 @@ def emulate(
                 play_device(
                     out, family, serial=serial, host=host, port=port, server=server,
                     people=people, records=records, every=every, comm_key=comm_key,
-                    clock_offset=clock_offset, zone=ZoneInfo(zone),
+                    clock_offset=clock_offset, zone=_zone(zone),
                 )
             )  # fmt: skip
         except KeyboardInterrupt:
@@ -421,7 +428,7 @@ def import_table(what: str, file: Path, config: Settings) -> None:
         answer = ask(hall, Request("record", source="import", bodies=tuple(bodies)))
     if answer.error:
         fail(answer.error, 1)
-    out.print(f"已导入 imported: {len(bodies)} rows ({answer.count} new)", markup=False)
+    out.print(f"已导入 imported: {len(bodies)} rows", markup=False)
 
 
 def _known_people(hall: Hall) -> Any:
@@ -467,7 +474,7 @@ def token_add(
     err.print("只显示这一次 shown only this once")
 
 
-@tokens.command("list")
+@tokens.command("list", epilog="Example: hallwatch token list -c hallwatch.toml")
 def token_list(config: Settings) -> None:
     """Tokens without their secrets. 列出令牌。"""
     from api.views import instant_text
@@ -490,7 +497,7 @@ def token_list(config: Settings) -> None:
     out.print(table)
 
 
-@tokens.command("revoke")
+@tokens.command("revoke", epilog="Example: hallwatch token revoke 1a2b3c4d -c hallwatch.toml")
 def token_revoke(token_id: str, config: Settings) -> None:
     """Make a token worthless at once. 吊销令牌。"""
     from daemon.control import Request, ask

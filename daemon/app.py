@@ -19,6 +19,8 @@ from contextlib import closing
 from datetime import date
 from functools import partial
 from importlib.metadata import version
+from itertools import count
+from shutil import disk_usage
 from typing import Any, TypeVar
 from uuid import uuid4
 from zoneinfo import ZoneInfo
@@ -40,14 +42,16 @@ from daemon.pipeline import Pipeline
 from daemon.sinks.mqtt import MqttSettings, MqttSink
 from daemon.store import DEVICE_COLUMNS, device_row
 from daemon.supervisor import Supervisor
+from rules import self_check
 from rules.engine import Explanation, explain
-from rules.model import MINUTE, DaemonAlive, Instant, Person, Reading
+from rules.model import MINUTE, DaemonAlive, DeviceEvent, Instant, Person, Reading
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 ALIVE_EVERY = 300.0
 """Seconds between two signs of life in the journal: how exactly a power cut of the box is dated."""
+SINK_DOWN = 10 * MINUTE
 CHANGES_KEPT = 30 * 24 * 60 * MINUTE
 """Delivered changes stay this long for ``GET /v1/changes``."""
 
@@ -80,6 +84,8 @@ class App:
         self.outbox: Outbox | None = None
         self._outbox_reader: sqlite3.Connection | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._noted: dict[str, int] = {}
+        """The day on which each shortage was last journalled."""
         self._watchers: list[Callable[[int], None]] = []
         self.pipeline.changed = self._changed
 
@@ -253,13 +259,16 @@ class App:
     def _snapshot(self) -> list[Change]:
         """The present rows that MQTT keeps retained: devices and alerts that are open or young."""
         with closing(open_reader(self.path)) as reader:
-            devices = reader.execute(f"SELECT {DEVICE_COLUMNS} FROM device_state ORDER BY device")
+            devices = reader.execute(
+                f"SELECT change_seq, {DEVICE_COLUMNS} FROM device_state ORDER BY device"
+            )
             found = []
             while (row := devices.fetchone()) is not None:
                 fields = device_row(devices, row)
+                seq = fields.pop("change_seq")
                 found.append(
                     Change(
-                        0, "device", "amended", fields["device"], fields["since"],
+                        seq, "device", "amended", fields["device"], fields["since"],
                         fields["reason"],
                         msgspec.json.encode(wire_device(zone=self.hall.zone, **fields)),
                     )
@@ -299,16 +308,21 @@ class App:
                 self.pipeline.submit((reading,), lambda _: None)
 
     async def _prune(self) -> None:
-        """Drop changes that every sink has and that are old, once an hour."""
-        while True:
-            await self.clock.sleep(3600.0)
+        """Drop changes that every sink has and that are old, once an hour; look for shortages."""
+        for minute in count(1):
+            await self.clock.sleep(60.0)
+            self._note_shortages()
+            if minute % 60:
+                continue
             before = self.clock.now() - CHANGES_KEPT
             sinks = [sink.name for sink in self._sinks]
+            limit = self.hall.storage.outbox_limit_rows
 
             def prune(
                 connection: sqlite3.Connection,
                 before: Instant = before,
                 sinks: Sequence[str] = sinks,
+                limit: int = limit,
             ) -> None:
                 places = dict(connection.execute("SELECT sink, seq FROM cursor"))
                 delivered = min((places.get(sink, 0) for sink in sinks), default=1 << 62)
@@ -317,11 +331,40 @@ class App:
                     " WHERE seq <= ? AND at < ? ORDER BY seq LIMIT 10000)",
                     (delivered, before),
                 )
+                connection.execute("DELETE FROM idempotency WHERE at < ?", (before,))
+                # Over the limit the oldest states go, newer ones say the same; never a fact.
+                (rows,) = connection.execute("SELECT count(*) FROM change").fetchone()
                 connection.execute(
-                    "DELETE FROM idempotency WHERE at < ?", (before + 60 * 24 * 60 * MINUTE,)
+                    "DELETE FROM change WHERE seq IN (SELECT seq FROM change old"
+                    " WHERE kind = 'device' AND EXISTS (SELECT 1 FROM change new"
+                    " WHERE new.kind = 'device' AND new.key = old.key AND new.seq > old.seq)"
+                    " ORDER BY seq LIMIT ?)",
+                    (max(0, rows - limit),),
                 )
 
             self.pipeline.call(prune)
+
+    def _note_shortages(self) -> None:
+        """Journal what runs short, for the alert; the next day again if it still does."""
+        today = self.pipeline.gatherer.days.day(self.clock.now())
+        for name, detail in self._shortages():
+            if self._noted.get(name) == today:
+                continue
+            self._noted[name] = today
+            event = DeviceEvent(name, detail=detail)
+            reading = Reading("hallwatch", self.clock.now(), event)
+            self.pipeline.submit((reading,), lambda _: None)
+
+    def _shortages(self) -> Iterator[tuple[str, str]]:
+        free = disk_usage(self.hall.state_dir).free >> 20
+        if free < self.hall.storage.min_free_mb:
+            yield "disk_low", f"{free} MB free, {self.hall.storage.min_free_mb} wanted"
+        limit = self.hall.storage.outbox_limit_rows
+        for state in self.outbox.state() if self.outbox else ():
+            if state.lag > limit * 0.8:
+                yield "outbox_full", f"{state.sink} is {state.lag} changes behind of {limit}"
+            if state.down_since and self.clock.now() - state.down_since > SINK_DOWN:
+                yield "sink_down", f"{state.sink}: {state.error}"
 
     # -- health
 
@@ -330,13 +373,12 @@ class App:
         reasons: list[str] = []
         if not self.pipeline.alive:
             reasons.append("日志线程已停止 / the pipeline's thread has ended")
-        for state in self.outbox.state() if self.outbox else ():
-            limit = self.hall.storage.outbox_limit_rows
-            if state.lag > limit * 0.8:
-                reasons.append(
-                    f"{state.sink} 积压 {state.lag} 条，上限 {limit} / "
-                    f"{state.sink} is {state.lag} changes behind, the limit is {limit}"
-                )
+        reasons += [
+            f"{self_check.TITLES[name]} / {detail}"
+            for name, detail in self._shortages()
+            # Deliveries that wait keep nobody from telling us something.
+            if name == "disk_low"
+        ]
         return Health(alive=self.pipeline.alive, ready=not reasons, reasons=tuple(reasons))
 
 
@@ -498,10 +540,22 @@ class ApiServer:
 
     def start(self) -> None:
         """Listen and serve.  Raises ``OSError`` when the address cannot be had."""
-        listener = socket.create_server((self.host, self.port), backlog=256)
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        # With its number asyncio knows the protocol and sets TCP_NODELAY on each connection;
+        # without, the body of an answer waits 40 ms for the acknowledgement of its head.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((self.host, self.port))
+        except OSError as error:
+            listener.close()
+            raise OSError(
+                f"The API cannot listen on {self.host} port {self.port}: {error.strerror}"
+            ) from None
+        listener.listen(256)
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(
-            create_app(self._reader),
+            create_app(self._reader, version=version("hallwatch")),
             log_config=None,
             access_log=False,
             lifespan="on",

@@ -35,6 +35,9 @@ def open_writer(path: Path, synchronous: str = "full") -> sqlite3.Connection:
     Raises ``DatabaseProblem`` for a file that is newer than this program or is no database.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        # SQLite gives its other files the mode of this one.
+        path.touch(mode=0o600)
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -82,6 +85,8 @@ def backup(path: Path, copy: Path, progress: Callable[[int, int], None] | None =
     """
     partial = copy.with_name(copy.name + ".partial")
     partial.unlink(missing_ok=True)
+    # Only for the one who made it: it holds what the state holds.
+    partial.touch(mode=0o600)
 
     def report(_status: int, remaining: int, total: int) -> None:
         if progress:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from statistics import median
 from typing import Any
@@ -17,11 +17,13 @@ from daemon.journal import LocalDays, StoredReading, of_kind
 from rules.model import (
     DAY,
     HOUR,
+    MINUTE,
     Absence,
     AbsenceRevoked,
     AbsenceSpan,
     AlertAction,
     DeviceDay,
+    DeviceEvent,
     DevicePath,
     Evidence,
     GapExplained,
@@ -42,9 +44,15 @@ from rules.workdays import local_midnight, segments_of
 _punch = msgspec.json.Decoder(Punch)
 _link = msgspec.json.Decoder(Link)
 _gap = msgspec.json.Decoder(GapExplained)
+_event = msgspec.json.Decoder(DeviceEvent)
 _evidence = msgspec.json.Decoder(PresenceEvidence)
 
 _PUNCH_COLUMNS = "person, event_at, at, device, id, trust, earliest, received_at, body, day, kind"
+EDGE = 3 * MINUTE
+"""A loss of contact is dated to the last sign of life, and the way back takes a while too.  A punch
+this near to either end of the gap says only that the terminal worked until then, or from then on:
+the terminal may have had no power in all the rest of the gap."""
+
 DayRows = dict[str, list[SeenPunch | Evidence]]
 
 
@@ -72,9 +80,7 @@ class Said:
         self.actions: dict[str, list[tuple[Instant, AlertAction]]] = defaultdict(list)
         """What people did about alerts, by alert id, in order of receipt."""
         for stored in sorted(
-            of_kind(
-                connection, "absence", "absence_revoked", "roster", "person", "alert_action"
-            ),
+            of_kind(connection, "absence", "absence_revoked", "roster", "person", "alert_action"),
             key=lambda stored: stored.seq,
         ):
             self.hear(stored)
@@ -144,6 +150,8 @@ class Paths:
         self._events: dict[tuple[str, date], list[_Event]] = {}
         self._built: dict[tuple[str, date, int, Instant], DevicePath] = {}
         self._tuples: dict[tuple[date, tuple[int, ...]], tuple[DevicePath, ...]] = {}
+        self._latest: dict[date, tuple[Instant, tuple[DevicePath, ...]]] = {}
+        """The last paths of a date, and from when on they are so."""
         self._complete: dict[str, tuple[Instant, Instant]] = {}
 
     def forget(self, device: str | None = None) -> None:
@@ -152,6 +160,7 @@ class Paths:
             for key in [key for key in cache if device in (None, key[0])]:
                 del cache[key]  # type: ignore[arg-type]
         self._tuples.clear()
+        self._latest.clear()
         if device is None:
             self._complete.clear()
         else:
@@ -160,15 +169,36 @@ class Paths:
     def of(
         self, work_date: date, starts: Instant, ends: Instant, as_of: Instant
     ) -> tuple[DevicePath, ...]:
-        """The paths around ``[starts, ends)`` as known at ``as_of``."""
+        """The paths around ``[starts, ends)`` as known at ``as_of``; the span is always the same
+        for a date."""
+        latest = self._latest.get(work_date)
+        if latest is not None and latest[0] <= as_of:
+            return latest[1]
         built = [self._path(device, work_date, starts, ends, as_of) for device in self._devices]
         key = (work_date, tuple(map(id, built)))
         known = self._tuples.get(key)
         if known is None:
             if len(self._tuples) > 2_000:
                 self._tuples.clear()
+                self._latest.clear()
             known = self._tuples[key] = tuple(built)
+        settled = max(
+            (self._settled(device, work_date, ends) for device in self._devices), default=0
+        )
+        if settled <= as_of:
+            self._latest[work_date] = (settled, known)
         return known
+
+    def _settled(self, device: str, work_date: date, ends: Instant) -> Instant:
+        """From when on the path stays as it is until ``forget`` says that something new came."""
+        events = self._events.get((device, work_date))
+        whole = self._connection.execute(
+            "SELECT received_at FROM reading WHERE kind = 'complete' AND kind <> 'punch'"
+            " AND device = ? AND at >= ? ORDER BY at LIMIT 1",
+            (device, ends),
+        ).fetchone()
+        complete = whole or self._complete.get(device, (0, 0))[1:]
+        return max(events[-1][0] if events else 0, *complete)
 
     def _path(
         self, device: str, work_date: date, starts: Instant, ends: Instant, as_of: Instant
@@ -252,8 +282,20 @@ class Paths:
         if since is not None:
             up.append((since, ends))
         up = [span for span in up if span[1] > starts and span[0] < span[1]]
-        proofs = self._proofs(device, starts, ends, up, completed_at) if complete > starts else ()
-        return DevicePath(device, tuple(up), proofs, tuple(usable), tuple(unusable), complete)
+        found = self._proofs(device, starts, ends, up, completed_at) if complete > starts else ()
+        proofs: list[Instant] = []
+        for at in found:
+            lost = max((end for _, end in up if end <= at), default=at - DAY)
+            back = min((begin for begin, _ in up if begin > at), default=at + DAY)
+            if at - lost <= EDGE:
+                usable.append((lost, at + 1))
+            if back - at <= EDGE:
+                usable.append((at, back))
+            if at - lost > EDGE and back - at > EDGE:
+                proofs.append(at)
+        return DevicePath(
+            device, tuple(up), tuple(proofs), tuple(usable), tuple(unusable), complete
+        )
 
     def _proofs(
         self,
@@ -369,12 +411,14 @@ class Gatherer:
 
     # -- a person's day
 
-    def rows(self, day: int) -> DayRows:
-        """All punches and evidence of a local date, by person: for judging many people at once."""
+    def rows(self, day: int, people: Sequence[str] | None = None) -> DayRows:
+        """The punches and evidence of a local date, by person: for judging many people at once.
+        ``people`` may be a few hundred; none means everybody."""
         found: DayRows = defaultdict(list)
-        for row in self._connection.execute(
-            f"SELECT {_PUNCH_COLUMNS} FROM reading WHERE day = ? AND person IS NOT NULL", (day,)
-        ):
+        query = f"SELECT {_PUNCH_COLUMNS} FROM reading WHERE day = ? AND person IS NOT NULL"
+        if people is not None:
+            query += f" AND person IN ({', '.join('?' * len(people))})"
+        for row in self._connection.execute(query, (day, *(people or ()))):
             found[row[0]].append(_seen(row))
         return found
 
@@ -395,7 +439,8 @@ class Gatherer:
         as_of: Instant,
         rows: Mapping[int, DayRows] | None = None,
     ) -> PersonDay:
-        """The day as known at ``as_of``; ``rows`` are whole local dates fetched before."""
+        """The day as known at ``as_of``; ``rows`` are local dates with everything of this person,
+        fetched before."""
         segments = self.segments(person, work_date, as_of)
         midnight, next_midnight = self.bounds(work_date)
         starts, ends = self.reach(person, work_date, as_of)
@@ -500,8 +545,27 @@ class Gatherer:
                 for spec in specs
             ),
             orphans=tuple((code, tuple(sorted(at))) for code, at in sorted(orphans.items())),
+            calendar_until=self._calendar_until(work_date),
+            events=tuple(
+                (at, event.name, event.detail)
+                for at, event in (
+                    (at, _event.decode(body))
+                    for at, body in self._connection.execute(
+                        "SELECT at, body FROM reading WHERE kind = 'event' AND kind <> 'punch'"
+                        " AND device = 'hallwatch' AND at >= ? AND at < ? AND received_at <= ?"
+                        " ORDER BY at, seq",
+                        (midnight, next_midnight, as_of),
+                    )
+                )
+            ),
             as_of=as_of,
         )
+
+    def _calendar_until(self, work_date: date) -> date:
+        year = work_date.year
+        while year in self.hall.calendar.years:
+            year += 1
+        return date(year, 1, 1) - timedelta(days=1)
 
     def _usual(self, work_date: date) -> dict[str, tuple[float, ...]]:
         """Median punches per local hour of the last four same weekdays; none without four."""

@@ -12,7 +12,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import date
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from config.load import Hall
 from daemon.clock import Clock
@@ -36,6 +36,7 @@ from rules.model import (
     AlertAction,
     ClockCheck,
     DaemonStarted,
+    DeviceEvent,
     GapExplained,
     Instant,
     Link,
@@ -101,6 +102,12 @@ class Pipeline:
         self._as_of: Instant = 0
         self._closing = False
         self._adopt(hall)
+        self.serials.update(
+            self._connection.execute(
+                "SELECT device, json_extract(info, '$.serial') FROM device_state"
+                " WHERE json_extract(info, '$.serial') IS NOT NULL"
+            )
+        )
         self._judged_seq = int(self._meta("judged_seq") or 0)
         self.next_wake: Instant | None = self._query_next_wake()
         """When a day is due to be judged again."""
@@ -233,13 +240,13 @@ class Pipeline:
         self.next_wake = now
         count = "SELECT count(*) FROM wake WHERE at <= ?"
         (total,) = self._connection.execute(count, (now,)).fetchone()
-        left = total
-        while left:
-            progress(total - left, total)
+        done = 0
+        while self.next_wake is not None and self.next_wake <= now:
+            progress(min(done, total), total)
             self._judge(waited=False)
-            (left,) = self._connection.execute(count, (now,)).fetchone()
+            self._checkpoint()
+            done += AT_ONCE
         progress(total, total)
-        self._checkpoint()
         self._connection.close()
         return self.store.head - head
 
@@ -263,6 +270,7 @@ class Pipeline:
         self.gatherer = Gatherer(self._connection, hall, date.fromisoformat(installed))
         self.store = Store(self._connection, hall.zone)
         self.store.actions = self.gatherer.said.actions
+        self.store.serials = self.serials
 
     def _meta(self, name: str) -> str | None:
         row = self._connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
@@ -564,6 +572,8 @@ class Pipeline:
                 later.update(self._everybody(first, last))
             elif isinstance(body, LogComplete):
                 self._complete(stored, later)
+            elif stored.device == "hallwatch" and isinstance(body, DeviceEvent):
+                halls.add(date.fromordinal(days.day(stored.at)))
 
     def _outage_dates(self, device: str, at: Instant) -> Iterable[date]:
         """An outage is shown on the date it began, so its end touches that date."""
@@ -632,14 +642,11 @@ class Pipeline:
         self._judge_people(people, now)
 
     def _judge_people(self, days: Sequence[tuple[str, date]], now: Instant) -> None:
-        by_date: dict[date, int] = defaultdict(int)
-        for _, work_date in days:
-            by_date[work_date] += 1
-        rows: dict[int, DayRows] = {}
-        for work_date, number in by_date.items():
-            if number >= 20:
-                day = work_date.toordinal()
-                rows[day] = self.gatherer.rows(day)
+        by_date = Counter(work_date.toordinal() for _, work_date in days)
+        codes = tuple({code for code, _ in days})
+        rows = {
+            day: self.gatherer.rows(day, codes) for day, number in by_date.items() if number > 1
+        }
         for code, work_date in days:
             person = self.gatherer.person(code)
             if person is None:
@@ -685,8 +692,16 @@ def judge_day(
     rows: Mapping[int, DayRows] | None = None,
 ) -> tuple[PersonDay, Outcome]:
     """Gather and judge one person's day; the same for the daemon and for a replay."""
+    book = gatherer.hall.rulebook
     day = gatherer.person_day(person, work_date, as_of, rows)
-    locked = None
-    if as_of >= day.locks_at:
-        locked = gatherer.person_day(person, work_date, day.locks_at, rows)
-    return day, judge_person(day, gatherer.hall.rulebook, locked)
+    if as_of < day.locks_at:
+        return day, judge_person(day, book)
+    locked = gatherer.person_day(person, work_date, day.locks_at, rows)
+    if structs.replace(locked, as_of=as_of) == day:
+        # Nothing came since the month was closed, which is so for nearly every day of a replay: if
+        # time alone changes nothing either, one judgement serves for both.
+        closed = judge_person(locked, book)
+        final = closed.record is None or closed.record.finality == "locked"
+        if final and closed.ask_again is None:
+            return day, closed
+    return day, judge_person(day, book, locked)

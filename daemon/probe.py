@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from config.load import DeviceSpec, Hall
 from daemon.clock import Clock
-from daemon.database import FILE_NAME, open_reader
+from daemon.database import FILE_NAME, DatabaseProblem, StateLock, open_reader
 from rules.model import ClockCheck, DeviceInfo, Punch, Reading
 
 PATIENCE = 8.0
@@ -49,7 +49,7 @@ class _Listening:
         for reading in readings:
             facts = self.heard.setdefault(reading.device, {})
             if isinstance(reading.body, ClockCheck):
-                facts["clock"] = f"clock {(reading.at - self.now()) / 1000:+.0f} s"
+                facts["clock"] = f"clock {round((reading.at - self.now()) / 1000):+d} s"
             elif isinstance(reading.body, DeviceInfo):
                 told = reading.body.facts
                 shown = ("serial", "model", "firmware", "users", "records")
@@ -75,14 +75,28 @@ class _Listening:
 
 
 async def probe(hall: Hall) -> list[Probed]:
-    """Try every device, sink and the database; at most a few seconds longer than ``PATIENCE``."""
+    """Try every device, sink and the database; at most a few seconds longer than ``PATIENCE``.
+
+    Raises ``DatabaseProblem`` while the daemon runs: most terminals talk to one client at a time.
+    """
+    if hall.state_dir.exists():
+        try:
+            StateLock(hall.state_dir).release()
+        except DatabaseProblem:
+            raise DatabaseProblem(
+                "hallwatch is running and holds the devices: see GET /v1/devices for how they are,"
+                " or stop it and probe again."
+            ) from None
     links: dict[Hashable, list[DeviceSpec]] = {}
     for device in hall.devices:
         if device.in_service:
             links.setdefault((device.driver, device.options.link()), []).append(device)
     tried = await asyncio.gather(*(_devices(specs, hall.zone) for specs in links.values()))
     sinks = await asyncio.gather(
-        *(_address(sink.name, sink.host, sink.port or 1883) for sink in hall.sinks)
+        *(
+            _address(sink.name, sink.host, sink.port or (8883 if sink.tls else 1883))
+            for sink in hall.sinks
+        )
     )
     return [_database(hall), *sinks, *(row for rows in tried for row in rows)]
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import selectors
+import signal
+import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
@@ -84,20 +86,30 @@ class Simulation:
         self.clock = clock
         self._selector = selector
         self.pipeline: Pipeline | None = None
+        self._rested = 0
 
     async def rest(self) -> None:
         """Return when nothing is under way any more at the present moment."""
-        quiet = 0
-        while quiet < 3:
+        quiet = False
+        while not quiet:
             before = self._selector.events
             for _ in range(4):
                 await asyncio.sleep(0)
-            if self.pipeline is not None and quiet == 2:
+            if self._selector.events > before:
+                continue
+            if before > self._rested:
+                # What was written to a socket is not always there at once when the machine is busy.
+                await asyncio.sleep(0.001)
+                if self._selector.events > before:
+                    continue
+            expected = self._selector.events
+            if self.pipeline is not None:
                 await asyncio.wrap_future(self.pipeline.settle())
-                before += 1  # the pipeline's own answer
+                expected += 1  # the pipeline's own answer
                 for _ in range(2):
                     await asyncio.sleep(0)
-            quiet = quiet + 1 if self._selector.events <= before else 0
+            quiet = self._selector.events <= expected
+            self._rested = self._selector.events
 
     async def play(self, until: Instant) -> None:
         """Let the time pass to ``until``, stopping wherever somebody waits or a day is due."""
@@ -117,13 +129,22 @@ class Simulation:
 
 
 def simulate(start: Instant, play: Callable[[Simulation], Coroutine[Any, Any, T]]) -> T:
-    """Run ``play`` on an event loop whose time is simulated, beginning at ``start``."""
+    """Run ``play`` on an event loop whose time is simulated, beginning at ``start``.
+
+    Ctrl-C cancels ``play``, so that it can clean up, and raises ``KeyboardInterrupt``.
+    """
     selector = _CountingSelector()
     loop = asyncio.SelectorEventLoop(selector)
     loop.set_default_executor(_Inline(1))
     asyncio.set_event_loop(loop)
+    playing = loop.create_task(play(Simulation(SimulatedClock(start), selector)))
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, playing.cancel)
     try:
-        return loop.run_until_complete(play(Simulation(SimulatedClock(start), selector)))
+        return loop.run_until_complete(playing)
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
     finally:
         pending = asyncio.all_tasks(loop)
         for task in pending:

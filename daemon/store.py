@@ -15,6 +15,7 @@ import msgspec
 from api.views import wire_adjustment, wire_alert, wire_day, wire_device, wire_violation
 from daemon.journal import StoredReading
 from rules.model import (
+    DAY,
     Adjustment,
     Alert,
     AlertAction,
@@ -35,6 +36,8 @@ _encode = msgspec.json.Encoder().encode
 _violation = msgspec.json.Decoder(Violation).decode
 _alert = msgspec.json.Decoder(Alert).decode
 _slots = msgspec.json.Decoder(tuple[Slot, ...]).decode
+
+_EPOCH = date(1970, 1, 1).toordinal()
 
 RESOLVED_BY_PERSON = "resolved_by_person"
 """A person's word that a matter is closed stands although the rule would still show it."""
@@ -93,6 +96,8 @@ class Store:
         """Number of the last change."""
         self.actions: Mapping[str, Sequence[tuple[Instant, AlertAction]]] = {}
         """What people did about alerts, by alert id."""
+        self.serials: Mapping[str, str] = {}
+        """Device id to what the device calls itself."""
         self.quiet = False
         """While old readings are heard again: devices' former states are no changes."""
 
@@ -130,7 +135,9 @@ class Store:
                 points = sum(violation.points for violation in outcome.violations)
                 seq = self._change(
                     "attendance", "amended" if found else "opened", f"{person}/{work_date}", at, "",
-                    wire_day(record, self.zone, revision, at, points=points),
+                    wire_day(
+                        record, self.zone, revision, at, points=points, serials=self.serials
+                    ),
                 )  # fmt: skip
                 self._execute(
                     "INSERT OR REPLACE INTO attendance_day (work_date, person, unit, verdict,"
@@ -176,10 +183,17 @@ class Store:
 
     def wake_soon(self, days: Sequence[tuple[str, str, str]], at: Instant) -> None:
         """Have these ``(subject kind, subject, work date)`` judged again when there is time."""
+        # A date's people come together, a ms for each day of age apart from the next date's, so
+        # that its punches are read once for all of them.
+        today = at // DAY + _EPOCH
+        due = {
+            day: at - max(0, today - date.fromisoformat(day).toordinal())
+            for day in {day for _, _, day in days}
+        }
         self._executemany(
             "INSERT INTO wake (subject_kind, subject, work_date, at) VALUES (?, ?, ?, ?)"
             " ON CONFLICT DO UPDATE SET at = min(at, excluded.at)",
-            [(*day, at) for day in days],
+            [(*day, due[day[2]]) for day in days],
         )
 
     def _violations(

@@ -162,12 +162,12 @@ class Supervisor:
 
     async def _keep(self, devices: Sequence[DeviceSpec], context: DriverContext) -> None:
         """Run the driver of one link for ever."""
-        driver = import_module(f"drivers.{devices[0].driver}").DRIVER
+        driver = import_module(f"drivers.{devices[0].driver}").DRIVER(devices)
         pause = FIRST_PAUSE
         while True:
             began = self._clock.now()
             try:
-                await driver(devices).run(context)
+                await driver.run(context)
                 reason, longest = "The driver ended without an error.", False
             except DeviceRefused as error:
                 reason, longest = str(error), True

@@ -1785,7 +1785,8 @@ class ZkPush:
     def _listen(self) -> socket.socket:
         host, port = self._devices[0].options.link()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.socket(family, socket.SOCK_STREAM)
+        # With its number asyncio knows the protocol and sets TCP_NODELAY on each connection.
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind((host, port))

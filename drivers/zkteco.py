@@ -44,11 +44,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import islice
-from operator import itemgetter
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 from zoneinfo import ZoneInfo
 
 from drivers.base import BadFrame, Context, Device, DeviceLost, DeviceRefused
@@ -198,24 +198,26 @@ def instant_of(value: int, zone: ZoneInfo) -> Instant:
     )
 
 
-class _Midnights(dict[int, Instant | None]):
-    """For a day as the terminal counts days: its local midnight, or none where a wall time of that
-    day needs the long way (no such day, or the zone's offset changes on it)."""
+class _DayStarts(dict[int, Instant | None]):
+    """For a day as the terminal counts days: the instant less the milliseconds counted, or none
+    where a time of that day needs the long way (no such day, one on which the zone's offset
+    changes, or the very first, which may be no time at all)."""
 
     def __init__(self, zone: ZoneInfo) -> None:
-        super().__init__()
+        super().__init__({0: None})
         self._zone = zone
 
     def __missing__(self, day: int) -> Instant | None:
-        midnight: Instant | None = None
+        base: Instant | None = None
+        first = day * 86_400
         try:
-            starts = instant_of(day * 86_400, self._zone)
-            if instant_of(day * 86_400 + 86_399, self._zone) - starts == DAY - 1000:
-                midnight = starts
+            midnight = instant_of(first, self._zone)
+            if instant_of(first + 86_399, self._zone) - midnight == DAY - 1000:
+                base = midnight - first * 1000
         except ValueError:
             pass
-        self[day] = midnight
-        return midnight
+        self[day] = base
+        return base
 
 
 def free_sizes(data: bytes) -> dict[str, int]:
@@ -253,36 +255,52 @@ VERIFY_CODES = frozenset((*range(30), 200))
 STATES = frozenset((*range(6), 15, 255))
 
 
-Row = tuple[int | bytes, int, int, int, bytes]
-"""Identity, verify code, time, state, work code."""
-
-
 class Layout(NamedTuple):
-    """A record's shape.  ``row`` puts what ``struct`` unpacks in the order of ``Row``."""
+    """A record's shape.  ``struct`` gives what stands before the time, the time, and what stands
+    behind it; ``told`` what the two ends say."""
 
     name: str
     size: int
     struct: struct.Struct
-    row: Callable[[tuple[Any, ...]], Row]
+    told: Callable[[bytes, bytes], Told]
 
 
-def _shape(name: str, size: int, code: str, *places: int) -> Layout:
-    return Layout(name, size, struct.Struct(code), itemgetter(*places))
+class Told(NamedTuple):
+    """``who`` is the field of a user id, or a number: a user id, in short records a uid."""
+
+    who: bytes | int
+    verify: int
+    state: int
+    work_code: int = 0
+
+
+def _told_by_8(before: bytes, behind: bytes) -> Told:
+    codes = before + behind
+    return Told(int.from_bytes(codes[:2], "little"), codes[2], codes[3])
+
+
+def _told_by_16(before: bytes, behind: bytes) -> Told:
+    who, work_code = (int.from_bytes(field, "little") for field in (before, behind[4:8]))
+    return Told(who, behind[0], behind[1], work_code)
+
+
+def _told_by_40(before: bytes, behind: bytes) -> Told:
+    return Told(before[:24], before[24], behind[0])
 
 
 def _wide(size: int) -> Layout:
-    return _shape(str(size), size, f"<2x24sBIB0s{size - 32}x", 0, 1, 2, 3, 4)
+    return Layout(str(size), size, struct.Struct(f"<2x25sI1s{size - 32}x"), _told_by_40)
 
 
-# Where a record has no work code, an empty string stands for it ("0s").
 LAYOUTS = {
     "49": _wide(49),
     "40": _wide(40),
-    "16": _shape("16", 16, "<IIBB2x4s", 0, 2, 1, 3, 4),
-    "8": _shape("8", 8, "<HBIB0s", 0, 1, 2, 3, 4),
-    "8alt": _shape("8alt", 8, "<HBBI0s", 0, 1, 3, 2, 4),
+    "16": Layout("16", 16, struct.Struct("<4sI8s"), _told_by_16),
+    "8": Layout("8", 8, struct.Struct("<3sI1s"), _told_by_8),
+    "8alt": Layout("8alt", 8, struct.Struct("<4sI0s"), _told_by_8),
 }
 WIDEST = 256
+LONGEST_RAW = 49
 
 
 def records_in(body: bytes) -> tuple[bytes, int, int]:
@@ -338,26 +356,32 @@ def _scores(records: bytes, layout: Layout, latest: int) -> tuple[float, float]:
     of the first 200 and the last 200, whichever is worse."""
     head = records[: 200 * layout.size]
     tail = records[max(0, len(records) - 200 * layout.size) :]
-    shares = []
+    worst = 1.0, 1.0
     for sample in (head, tail):
         good = sound = 0
-        rows = list(map(layout.row, layout.struct.iter_unpack(sample)))
-        for who, verify, value, state, _ in rows:
-            if not _is_identity(who) or not _is_day(value // 86_400):
+        rows = list(layout.struct.iter_unpack(sample))
+        for before, value, behind in rows:
+            if not _is_day(value // 86_400):
+                continue
+            who, verify, state, _ = layout.told(before, behind)
+            if not _is_identity(who):
                 continue
             sound += 1
             good += verify in VERIFY_CODES and state in STATES and 86_400 <= value <= latest
-        shares.append((good / len(rows), sound / len(rows)))
-    return min(share[0] for share in shares), min(share[1] for share in shares)
+        worst = min(worst[0], good / len(rows)), min(worst[1], sound / len(rows))
+        if max(worst) < 0.95:
+            break
+    return worst
 
 
-def _is_identity(who: int | bytes) -> bool:
+def _is_identity(who: bytes | int) -> bool:
     if isinstance(who, int):
         return bool(who)
     text = who.rstrip(b"\0")
     return bool(text) and text.isascii() and text.decode("ascii").isprintable()
 
 
+@lru_cache(4096)
 def _is_day(days: int) -> bool:
     years, days = divmod(days, 372)
     try:
@@ -367,28 +391,27 @@ def _is_day(days: int) -> bool:
     return years <= 99
 
 
-class _Punches(dict[tuple[int | bytes, int, int, bytes], Punch | None]):
-    """The punch for (identity, verify, state, work code), or none if it names nobody.  A log has
-    few different ones."""
+class _Punches(dict[tuple[bytes, bytes], Punch | None]):
+    """The punch for the bytes around a record's time, or none if they name nobody.  A log has few
+    different ones."""
 
-    def __init__(self, people: Mapping[int, str], by_uid: bool) -> None:
+    def __init__(self, layout: Layout, people: Mapping[int, str]) -> None:
         super().__init__()
+        self._layout = layout
         self._people = people
-        self._by_uid = by_uid
 
-    def __missing__(self, key: tuple[int | bytes, int, int, bytes]) -> Punch | None:
-        who, verify, state, work = key
+    def __missing__(self, ends: tuple[bytes, bytes]) -> Punch | None:
+        who, verify, state, work_code = self._layout.told(*ends)
         punch: Punch | None = None
         if person := self._person(who):
-            work_code = int.from_bytes(work, "little")
             punch = Punch(person, verify, state, work_code=str(work_code) if work_code else "")
-        self[key] = punch
+        self[ends] = punch
         return punch
 
-    def _person(self, who: int | bytes) -> str:
+    def _person(self, who: bytes | int) -> str:
         if isinstance(who, bytes):
             return _user_id(who)
-        if not self._by_uid:
+        if self._layout.size > 8:
             return str(who) if who else ""
         # A user who was deleted stays in the log.  The prefix keeps him from becoming whoever has
         # this number as a user id.
@@ -419,20 +442,20 @@ def read_log(
     """
     size = layout.size
     end = len(records) - len(records) % size
-    midnights = _Midnights(zone)
-    punches = _Punches(people or {}, by_uid=size == 8)
+    starts = _DayStarts(zone)
+    punches = _Punches(layout, people or {})
     at = _time_before(records, start, layout, zone) if start else 0
-    rows = map(layout.row, layout.struct.iter_unpack(memoryview(records)[start:end]))
-    for place, (who, verify, value, state, work) in zip(range(start, end, size), rows, strict=True):
-        raw = records[place : place + min(size, 49)]
-        punch = punches[who, verify, state, work]
-        midnight = midnights[value // 86_400]
-        if punch and midnight is not None and value:
-            at = midnight + value % 86_400 * 1000
+    shown = min(size, LONGEST_RAW)
+    part = memoryview(records)[start:end]
+    raws = struct.iter_unpack(f"{shown}s{size - shown}x", part)
+    for (raw,), (before, value, behind) in zip(raws, layout.struct.iter_unpack(part), strict=True):
+        base, punch = starts[value // 86_400], punches[before, behind]
+        if base is not None and punch is not None:
+            at = base + value * 1000
             yield Reading(device, at, punch, raw, serial)
             continue
         try:
-            if not punch:
+            if punch is None:
                 raise ValueError("no user id")
             if not value:
                 raise ValueError("no time")
@@ -444,13 +467,13 @@ def read_log(
             yield Reading(device, at, punch, raw, serial)
     if end < len(records):
         reason = f"attendance log ends in {len(records) - end} bytes of a record of {size}"
-        yield Reading(device, at, Unreadable(reason), records[end : end + 49], serial)
+        yield Reading(device, at, Unreadable(reason), records[end : end + LONGEST_RAW], serial)
 
 
 def _time_before(records: bytes, start: int, layout: Layout, zone: ZoneInfo) -> Instant:
     """The time of the last record before ``start`` that has one."""
     for place in range(start - layout.size, -1, -layout.size):
-        value = layout.row(layout.struct.unpack_from(records, place))[2]
+        value = layout.struct.unpack_from(records, place)[1]
         try:
             if value:
                 return instant_of(value, zone)
@@ -576,7 +599,7 @@ def _readings_of_event(
     zone: ZoneInfo,
 ) -> list[Reading]:
     """``now`` dates what has no time of its own."""
-    code, raw = packet.session, packet.data[:49]
+    code, raw = packet.session, packet.data[:LONGEST_RAW]
     if code in SMALL_TALK:
         return []
     if code != PUNCHED:

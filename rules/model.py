@@ -585,6 +585,10 @@ class HallDay(Struct, frozen=True):
     orphans: tuple[tuple[str, tuple[Instant, ...]], ...]
     """``(person code, punches)`` of codes nobody is known by."""
     as_of: Instant
+    calendar_until: date = date.max
+    """The last of the dates to come that an official calendar covers without a gap."""
+    events: tuple[tuple[Instant, str, str], ...] = ()
+    """``(at, name, detail)`` of what hallwatch noted about itself."""
 
 
 class PersonRule(Protocol):

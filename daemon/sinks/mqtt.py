@@ -242,7 +242,7 @@ class MqttSink:
         self._shown: dict[str, tuple[int, int]] = {}
         """Retained topics as we left them in this connection: seq and hash of the payload."""
         self._cleared: dict[str, int] = {}
-        """The same for emptied topics, until a snapshot is done that cannot know them any more."""
+        """The same for emptied topics, until the snapshot is done that may be older than that."""
         self._found: set[str] | None = None
         """Retained topics the broker had at the connect, while they are being collected."""
         self._answers: deque[_Message] = deque(maxlen=ANSWERS_KEPT)
@@ -573,8 +573,9 @@ class MqttSink:
                 # somebody has spoken in our place since.
                 self._dropped = False
                 self._taken_over()
-            if self._echoed and told.state == "online":
+            if self._echoed and told.state == "online" and told.boot != self._other_boot:
                 self._other_boot = told.boot
+                log.warning("another hallwatch", hall=self._settings.hall, boot=told.boot)
         if self._echoed and told.state != "online":
             # The will of an earlier connection, or rubbish, hides that we are here.
             self._heartbeat_due = True
@@ -873,10 +874,9 @@ class MqttSink:
 
     def _show_states(self, client: Client, target: str = "") -> None:
         """Publish the retained states, all or those of one device, and empty what is gone."""
-        changes = list(self._snapshot())
         with self._wire:
             before = dict(self._shown)
-            forgettable = dict(self._cleared)
+        changes = list(self._snapshot())  # holds at least what is shown by now
         batch = _Batch(1)
         named = {self._bridge}
         started, sent = time.monotonic(), 0
@@ -903,9 +903,7 @@ class MqttSink:
         if not target:
             self._empty(client, [topic for topic in before if topic not in named], before)
             with self._wire:
-                for topic, seq in forgettable.items():
-                    if self._cleared.get(topic) == seq:
-                        del self._cleared[topic]
+                self._cleared.clear()  # the next snapshot will be newer than all of them
         self._until(client, lambda: not batch.unsettled[0], ACK_TIMEOUT)
         if batch.refused:
             log.warning("state refused by the broker", sink=self.name, error=batch.refused[0])

@@ -859,7 +859,8 @@ class _Datagrams(asyncio.DatagramProtocol):
 def _bound(host: str, port: int) -> socket.socket:
     """A TCP socket that holds a port; two of them may, as long as only one listens."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    # With its number asyncio knows the protocol and sets TCP_NODELAY on each connection.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))

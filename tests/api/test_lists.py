@@ -421,6 +421,7 @@ def test_rows_added_while_paging_neither_repeat_nor_hide_others(
         lambda cursor: cursor[:-1],
         lambda cursor: cursor + "A",
         lambda cursor: cursor + "!",
+        lambda cursor: cursor[:3] + "!!!!" + cursor[3:],
         lambda cursor: ("A" if cursor[0] != "A" else "B") + cursor[1:],
         lambda cursor: cursor[:9] + ("A" if cursor[9] != "A" else "B") + cursor[10:],
         lambda _: "中文",

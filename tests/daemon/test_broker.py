@@ -89,6 +89,26 @@ def test_hostile_bytes_end_only_their_own_connection() -> None:
     assert asyncio.run(story()) == 0
 
 
+def test_a_client_that_speaks_mqtt_5_is_told_so_at_once() -> None:
+    # With a will, retained, QoS 1, as hallwatch sends it.
+    connect = bytes.fromhex("10 18 00 04 4D 51 54 54 05 2E 00 1E 00 00 04") + b"name"
+    connect += bytes.fromhex("00 00 01 74 00 01 78")
+
+    async def story() -> bytes:
+        broker = EmbeddedBroker(port=0)
+        await broker.start()
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", broker.port)
+            writer.write(connect)
+            answer = await asyncio.wait_for(reader.read(), 5)
+            writer.close()
+            return answer
+        finally:
+            await broker.stop()
+
+    assert asyncio.run(story()) == bytes.fromhex("20 02 00 01")
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::", "hall.example", ""])
 def test_it_refuses_to_listen_for_other_machines(host: str) -> None:
     with pytest.raises(ValueError, match="loopback"):

@@ -212,6 +212,27 @@ def test_a_window_is_never_exceeded_and_its_end_is_waited_for(broker, connect) -
     assert result == [Delivered(3)]
 
 
+def test_the_receive_maximum_of_the_broker_is_kept(broker, connect) -> None:
+    # Property 33, receive maximum, 5: two places are kept for heartbeats and answers.
+    broker.greeting = lambda _: bytes.fromhex("20 06 00 00 03 21 00 05")
+    broker.acknowledge = lambda _: None
+    sink = connect()
+
+    def deliver() -> None:
+        with pytest.raises(SinkDown):
+            sink.deliver([change(seq) for seq in range(1, 50)])
+
+    thread = threading.Thread(target=deliver)
+    thread.start()
+    until(lambda: len(broker.events) >= 2)
+    thread.join(0.2)
+
+    assert thread.is_alive()
+    assert len(broker.events) <= 3
+    sink.close()
+    thread.join(5)
+
+
 @pytest.mark.parametrize("code", [NOT_AUTHORIZED, UNSPECIFIED])
 def test_a_refusal_is_for_one_change_and_for_good(broker, connect, code: int) -> None:
     broker.acknowledge = lambda number: code if number == 2 else SUCCESS

@@ -195,7 +195,10 @@ def test_a_sink_that_is_down_stops_no_other_one(store, run) -> None:
     assert (state[1].lag, state[1].error, state[1].delivered) == (0, "", 5)
 
 
-def test_after_an_outage_everything_comes_later_and_the_state_is_clear(store, run) -> None:
+def test_after_an_outage_everything_comes_at_once_and_the_state_is_clear(
+    store, run, monkeypatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "SHORTEST_WAIT", 60.0)
     sink = Receiver()
     sink.down = "down"
     outbox = run(sink)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 
 from drivers import zkteco
@@ -564,6 +566,44 @@ def test_a_log_shorter_than_its_count_is_not_complete() -> None:
     run(test)
 
 
+def test_a_punch_while_the_log_is_read_is_found_by_the_next_read() -> None:
+    async def test() -> None:
+        hall = Hall()
+        async with terminal_in(hall, records=log(5)) as terminal:
+
+            async def punch_after_the_list(command: int) -> None:
+                if command == 50 and terminal.asked[PREPARE_BUFFER] == 2:
+                    terminal.before_answer = None
+                    terminal.record("9002")
+
+            terminal.before_answer = punch_after_the_list
+            async with watching(hall, terminal):
+                assert len(hall.punches) == 5
+                await hall.pass_time(900)
+
+        assert hall.punches[5:] == [("9002", NINE, False)]
+
+    run(test)
+
+
+def test_short_records_are_joined_with_the_users_of_the_same_read() -> None:
+    async def test() -> None:
+        hall = Hall()
+        people = [ZkUser(1, "9001"), ZkUser(2, "9002")]
+        async with (
+            terminal_in(hall, people, records=log(4), record_layout=8, user_layout=28) as terminal,
+            watching(hall, terminal),
+        ):
+            # Somebody leaves, and his uid goes to a newcomer.
+            terminal.users[1] = ZkUser(2, "9100", "赵六")
+            terminal.record("9100")
+            await hall.pass_time(900)
+
+        assert [person for person, _, _ in hall.punches] == ["9001", "9002", "9001", "9002", "9100"]
+
+    run(test)
+
+
 def test_nothing_follows_from_a_terminal_in_access_control_mode() -> None:
     async def test() -> None:
         hall = Hall()
@@ -894,7 +934,7 @@ def test_nobody_at_the_address_is_a_lost_device(monkeypatch: pytest.MonkeyPatch)
         async with terminal_in(hall) as terminal:
             port = terminal.port
         for protocol in ("tcp", "udp", "auto"):
-            options = ZkTecoOptions("127.0.0.1", port, protocol)  # type: ignore[arg-type]
+            options = ZkTecoOptions("127.0.0.1", port, protocol)
             with pytest.raises(DeviceLost):
                 await ZkTeco([Box(options)]).run(hall)
 
@@ -1003,7 +1043,8 @@ def test_stale_answers_and_requests_to_repeat_do_no_harm() -> None:
                 assert hall.facts["stale_answers"] > 5
 
         assert len(hall.punches) == 2
-        assert len(hall.bodies(ClockCheck)) == 1
+        (checked,) = [at for at, r in hall.received if type(r.body) is ClockCheck]
+        assert checked == NINE  # at once, not at the next occasion
 
     run(test)
 
@@ -1094,5 +1135,54 @@ def test_a_hundred_thousand_records_come_in_seconds() -> None:
 
         assert len(hall.punches) == 100_000
         assert len(hall.bodies(LogComplete)) == 1
+
+    run(test)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_a_terminal_that_talks_nonsense_is_lost_or_endured(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Well-formed packets with the right reply id, and codes, lengths and contents by chance."""
+    for name in ("PATIENCE", "BULK_PATIENCE", "PAUSE_IN_BURST", "FAREWELL"):
+        monkeypatch.setattr(zkteco, name, 0.02)
+    dice = random.Random(seed)
+    codes = (2000,) * 12 + (1500, 1501, 1501, 2001, 2002, 2003, 2005, 500, 65535, 64)
+    sizes = (0, 1, 4, 5, 8, 12, 13, 32, 44, 76, 80, 84, 92, 300)
+
+    def nonsense(length: int) -> bytes:
+        some = dice.randbytes(length) if dice.random() < 0.5 else bytes(length)
+        return (length - 4).to_bytes(4, "little", signed=True) + some[4:] if length > 4 else some
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while request := await reader.read(4096):
+                packets, _, _ = zkteco.split(request)
+                for packet in packets:
+                    code = 2000 if packet.command == 1000 else dice.choice(codes)
+                    out = zkteco.pack(code, 7, packet.reply_id, nonsense(dice.choice(sizes)))
+                    if dice.random() < 0.3:
+                        out = zkteco.pack(500, dice.choice((1, 8, 512)), 0, nonsense(32))
+                    writer.write(zkteco.wrap(out))
+                    if dice.random() < 0.05:
+                        writer.write(dice.randbytes(20))
+        writer.close()
+
+    async def test() -> None:
+        hall = Hall()
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        async with server:
+            options = ZkTecoOptions("127.0.0.1", server.sockets[0].getsockname()[1])
+            for _ in range(8):
+                visit = asyncio.create_task(ZkTeco([Box(options)]).run(hall))
+                quiet = asyncio.create_task(hall.until(hall.idle))
+                await asyncio.wait((visit, quiet), return_when=asyncio.FIRST_COMPLETED)
+                quiet.cancel()
+                visit.cancel()
+                with suppress(DeviceLost, DeviceRefused, asyncio.CancelledError):
+                    await visit
+        for reading in hall.journal.values():
+            assert len(reading.raw) <= 4096
+            msgspec.json.encode(reading.body)
 
     run(test)

@@ -1,0 +1,250 @@
+"""The commands, as a technician uses them: the installed console script in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SETTINGS = """
+[hall]
+id = "h1"
+name = "测试大厅"
+start_date = 2026-03-02
+[[units]]
+id = "tax"
+name = "税务局"
+[[people]]
+code = "1001"
+name = "林一鸣"
+[api]
+port = 0
+[storage]
+state_dir = "state"
+"""
+
+
+def hallwatch(*words: str | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
+    ran = subprocess.run(
+        [Path(sys.executable).with_name("hallwatch"), *words],
+        input=stdin,
+        capture_output=True,
+        timeout=90,
+        env={**os.environ, "COLUMNS": "160"},
+    )
+    return subprocess.CompletedProcess(
+        ran.args, ran.returncode, ran.stdout.decode(), ran.stderr.decode()
+    )
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Path:
+    path = tmp_path / "hallwatch.toml"
+    path.write_text(SETTINGS, "utf-8")
+    return path
+
+
+class Daemon:
+    """``hallwatch run`` in a process of its own."""
+
+    def __init__(self, settings: Path) -> None:
+        self.settings = settings
+        self.log = settings.with_name("log")
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [Path(sys.executable).with_name("hallwatch"), "run", "-c", settings],
+                stderr=log,
+                stdout=log,
+            )
+        self.api = ""
+        deadline = time.monotonic() + 60
+        while not self.api:
+            assert self.process.poll() is None, self.log.read_text("utf-8")
+            assert time.monotonic() < deadline, self.log.read_text("utf-8")
+            time.sleep(0.05)
+            for line in self.log.read_text("utf-8").splitlines():
+                if "api=http" in line:
+                    self.api = line.split("api=")[1].split()[0]
+
+    def get(self, path: str, token: str = "") -> tuple[int, object]:
+        request = urllib.request.Request(self.api + path)
+        if token:
+            request.add_header("Authorization", f"Bearer {token}")
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read())
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+@pytest.fixture
+def daemon(settings: Path) -> Iterator[Daemon]:
+    running = Daemon(settings)
+    yield running
+    if running.process.poll() is None:
+        running.process.kill()
+        running.process.wait(10)
+
+
+def test_every_command_has_a_help_with_an_example():
+    for command in ("run", "demo", "check", "replay", "decode", "emulate", "import", "backup"):
+        shown = hallwatch(command, "--help")
+
+        assert shown.returncode == 0
+        assert f"Example: hallwatch {command}" in shown.stdout
+
+
+def test_check_lists_every_error_and_exits_2(settings):
+    settings.write_text(SETTINGS + '[[devices]]\nid = "X"\ndriver = "none"\n[hal]\n', "utf-8")
+
+    checked = hallwatch("check", "-c", settings)
+
+    assert checked.returncode == 2
+    assert "devices[1].id" in checked.stderr
+    assert "hal" in checked.stderr
+    assert "Traceback" not in checked.stderr
+
+
+def test_check_probe_tells_which_device_answers(settings):
+    settings.write_text(
+        SETTINGS + '[[devices]]\nid = "east"\ndriver = "zkteco"\nhost = "127.0.0.1"\nport = 9\n'
+        'protocol = "tcp"\n',
+        "utf-8",
+    )
+
+    checked = hallwatch("check", "-c", settings, "--probe")
+
+    assert checked.returncode == 1
+    row = next(line for line in checked.stdout.splitlines() if "east" in line)
+    assert row.startswith("✗")
+    assert "127.0.0.1:9" in row
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    """The demo's day; the last argument of the command is its state."""
+    return hallwatch("demo", "--once", "--state", tmp_path_factory.mktemp("demo"))
+
+
+def test_a_day_of_the_demo_ends_with_its_tables_and_nothing_to_correct(played):
+    state = Path(played.args[-1])
+    assert played.returncode == 0, played.stderr
+    rows = {line.split()[0]: line for line in played.stdout.splitlines() if line.split()}
+    assert "08:42 迟" in rows["1002"]
+    assert rows["1006"].count("旷工半天") == 2
+    assert "已免责" in rows["1007"]
+    assert "08:26 " in rows["1008"]  # came with the late log
+    assert "08:23 " in rows["1009"]  # by a clock that is 95 s fast
+    assert "retro_leave" in played.stdout
+    assert "DEV-01" in played.stdout
+    verified = hallwatch("replay", "-c", state / "demo.toml", "--verify")
+    assert (verified.returncode, verified.stdout.strip()) == (0, "没有不同 no differences")
+
+
+def test_replay_shows_what_other_rules_would_have_decided_and_stores_nothing(played):
+    state = Path(played.args[-1])
+    other = state / "other.toml"
+    other.write_text(
+        (state / "demo.toml").read_text("utf-8") + "[rules.late_arrival]\nenabled = false\n",
+        "utf-8",
+    )
+
+    shown = hallwatch("replay", "-c", state / "demo.toml", "--rules", other)
+
+    assert shown.returncode == 0
+    assert "1002" in shown.stdout
+    assert "violation" in shown.stdout
+    assert hallwatch("replay", "-c", state / "demo.toml", "--verify").returncode == 0
+
+
+def test_the_daemon_runs_answers_takes_imports_and_stops(settings, daemon, tmp_path):
+    assert daemon.get("/healthz")[0] == 200
+    assert daemon.get("/v1/attendance/days")[0] == 401
+
+    made = hallwatch("token", "add", "board", "--scopes", "attendance:read", "-c", settings)
+    secret = made.stdout.splitlines()[1]
+    assert daemon.get("/v1/attendance/days", secret)[0] == 200
+    assert daemon.get("/v1/devices", secret)[0] == 403
+
+    table = tmp_path / "staff.csv"
+    table.write_bytes("工号,姓名,单位\n2001,许新来,税务局\n".encode("gb18030"))
+    imported = hallwatch("import", "people", table, "-c", settings)
+    assert imported.returncode == 0, imported.stderr
+    table.write_text("工号,姓名\n2002,\n,某人\n", "utf-8")
+    refused = hallwatch("import", "people", table, "-c", settings)
+    assert refused.returncode == 1
+    assert "第 2 行" in refused.stderr
+    assert "第 3 行" in refused.stderr
+
+    copy = tmp_path / "copy.db"
+    assert hallwatch("backup", copy, "-c", settings).returncode == 0
+    assert copy.stat().st_size > 0
+
+    token_id = made.stdout.split()[1]
+    assert hallwatch("token", "revoke", token_id, "-c", settings).returncode == 0
+    assert daemon.get("/v1/attendance/days", secret)[0] == 401
+    second = hallwatch("run", "-c", settings)
+    assert second.returncode == 2
+    assert "Another hallwatch is using" in second.stderr
+    assert daemon.stop() == 0
+
+
+def test_a_wrong_file_is_refused_at_a_reload_and_a_right_one_taken(settings, daemon):
+    settings.write_text(SETTINGS + "nonsense = 1\n", "utf-8")
+    daemon.process.send_signal(signal.SIGHUP)
+    wait_for(daemon, "settings_refused")
+    assert daemon.get("/healthz")[0] == 200
+
+    more = '[[people]]\ncode = "1002"\nname = "周二妮"\n'
+    settings.write_text(SETTINGS + more, "utf-8")
+    daemon.process.send_signal(signal.SIGHUP)
+    wait_for(daemon, "settings_reloaded")
+    assert daemon.stop() == 0
+
+
+def wait_for(daemon: Daemon, event: str) -> None:
+    deadline = time.monotonic() + 30
+    while event not in daemon.log.read_text("utf-8"):
+        assert time.monotonic() < deadline, daemon.log.read_text("utf-8")
+        time.sleep(0.05)
+
+
+def test_decode_prints_a_json_line_for_each_reading():
+    event = "50 50 82 7d 28 00 00 00 f4 01 3e 90 01 00 00 00 39 30 30 31" + " 00" * 20
+    event += " 01 00 19 03 0e 08 3b 01  # an event from a capture\n"
+
+    shown = hallwatch("decode", "zkteco", stdin=event.encode())
+
+    lines = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert [(line["person"], line["at"]) for line in lines] == [
+        ("9001", "2025-03-14T08:59:01+08:00")
+    ]
+
+
+def test_what_does_not_exist_is_told_in_a_sentence(settings, tmp_path):
+    for words, expected in (
+        (("decode", "nothing"), "There is no device family 'nothing'"),
+        (("decode", "zkteco", tmp_path / "none"), "cannot be read"),
+        (("emulate", "nothing"), "There is no emulator for 'nothing'"),
+        (("replay", "-c", settings), "There is no database"),
+        (("run", "-c", tmp_path / "none.toml"), "none.toml"),
+        (("token", "add", "x", "--scopes", "all", "-c", settings), "Unknown scopes: all"),
+    ):
+        said = hallwatch(*words)
+
+        assert said.returncode == 2, words
+        assert expected in said.stderr
+        assert "Traceback" not in said.stderr
