@@ -29,7 +29,6 @@ import msgspec
 import structlog
 import uvicorn
 
-from api.app import create_app
 from api.reader import ConfiguredDevice, Health, Metric, Remembered
 from api.views import instant_text, wire_device
 from config.load import Hall, read_secret
@@ -538,6 +537,12 @@ class ApiServer:
     def address(self) -> str:
         return f"http://{self.host}:{self.port}"
 
+    def _make_app(self) -> Any:
+        # Called in the server's thread: devices need not wait until FastAPI is imported.
+        from api.app import create_app
+
+        return create_app(self._reader, version=version("hallwatch"))
+
     def start(self) -> None:
         """Listen and serve.  Raises ``OSError`` when the address cannot be had."""
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
@@ -555,7 +560,8 @@ class ApiServer:
         listener.listen(256)
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(
-            create_app(self._reader, version=version("hallwatch")),
+            self._make_app,
+            factory=True,
             log_config=None,
             access_log=False,
             lifespan="on",

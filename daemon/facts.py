@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -38,6 +38,7 @@ from rules.model import (
     RosterEntry,
     SeenPunch,
     Segment,
+    SegmentRule,
 )
 from rules.workdays import local_midnight, segments_of
 
@@ -48,6 +49,9 @@ _event = msgspec.json.Decoder(DeviceEvent)
 _evidence = msgspec.json.Decoder(PresenceEvidence)
 
 _PUNCH_COLUMNS = "person, event_at, at, device, id, trust, earliest, received_at, body, day, kind"
+BOOT = 20_000
+"""Out of contact for no longer than this (ms), a terminal cannot have been without power: none
+starts so fast.  A restart of hallwatch is such a gap."""
 EDGE = 3 * MINUTE
 """A loss of contact is dated to the last sign of life, and the way back takes a while too.  A punch
 this near to either end of the gap says only that the terminal worked until then, or from then on:
@@ -58,6 +62,12 @@ DayRows = dict[str, list[SeenPunch | Evidence]]
 
 _Event = tuple[Instant, Instant, int, str, str]
 """``(received_at, at, seq, kind, body)`` of a reading that bears on a device's path."""
+
+
+class _Expected(NamedTuple):
+    segments: tuple[Segment, ...]
+    starts: Instant
+    ends: Instant
 
 
 class _Absence(msgspec.Struct, frozen=True):
@@ -281,7 +291,7 @@ class Paths:
                 since = None
         if since is not None:
             up.append((since, ends))
-        up = [span for span in up if span[1] > starts and span[0] < span[1]]
+        up = _bridged(span for span in up if span[1] > starts and span[0] < span[1])
         found = self._proofs(device, starts, ends, up, completed_at) if complete > starts else ()
         proofs: list[Instant] = []
         for at in found:
@@ -338,7 +348,7 @@ class Gatherer:
             )
         }
         """People with quarantined punches."""
-        self._segments: dict[tuple[object, ...], tuple[Segment, ...]] = {}
+        self._expected: dict[tuple[date, tuple[SegmentRule, ...]], _Expected] = {}
         self._bounds: dict[date, tuple[Instant, Instant]] = {}
 
     @property
@@ -368,34 +378,37 @@ class Gatherer:
             )
         return known
 
-    def segments(self, person: Person, work_date: date, as_of: Instant) -> tuple[Segment, ...]:
-        """What is expected of a person on a date; nothing for somebody not employed then."""
-        if not person.attendance_required or work_date < self.first_date:
-            return ()
-        if person.employed and not any(
-            first <= work_date and (last is None or work_date <= last)
-            for first, last in person.employed
+    def expected(self, person: Person, work_date: date, as_of: Instant) -> _Expected:
+        """What is expected of a person on a date (nothing of somebody not employed then), and the
+        span in which a punch can belong to the date."""
+        rules: tuple[SegmentRule, ...] = ()
+        if (
+            person.attendance_required
+            and work_date >= self.first_date
+            and (
+                not person.employed
+                or any(
+                    first <= work_date and (last is None or work_date <= last)
+                    for first, last in person.employed
+                )
+            )
         ):
-            return ()
-        roster = self.said.roster(person.code, work_date, as_of)
-        rules = tuple(self.hall.segment_rules(person, work_date, roster))
+            roster = self.said.roster(person.code, work_date, as_of)
+            rules = tuple(self.hall.segment_rules(person, work_date, roster))
         key = (work_date, rules)
-        segments = self._segments.get(key)
-        if segments is None:
-            if len(self._segments) > 10_000:
-                self._segments.clear()
-            segments = self._segments[key] = segments_of(
+        expected = self._expected.get(key)
+        if expected is None:
+            if len(self._expected) > 10_000:
+                self._expected.clear()
+            segments = segments_of(
                 rules, work_date, self.hall.zone, self.hall.policy.single_lunch_punch
             )
-        return segments
-
-    def reach(self, person: Person, work_date: date, as_of: Instant) -> tuple[Instant, Instant]:
-        """The span in which a punch can belong to a person's work date."""
-        starts, ends = self.bounds(work_date)
-        for segment in self.segments(person, work_date, as_of):
-            starts = min(starts, segment.starts - segment.rule.open_before * 60_000)
-            ends = max(ends, segment.ends + segment.rule.close_after * 60_000 + 1)
-        return starts, ends
+            starts, ends = self.bounds(work_date)
+            for segment in segments:
+                starts = min(starts, segment.starts - segment.rule.open_before * 60_000)
+                ends = max(ends, segment.ends + segment.rule.close_after * 60_000 + 1)
+            expected = self._expected[key] = _Expected(segments, starts, ends)
+        return expected
 
     def work_dates(self, person: Person, day: int, as_of: Instant) -> Iterator[date]:
         """The work dates that a punch of this local date can bear on."""
@@ -404,9 +417,9 @@ class Gatherer:
             yield local
         starts, ends = self.bounds(local)
         before, after = local - timedelta(days=1), local + timedelta(days=1)
-        if self.reach(person, before, as_of)[1] > starts:
+        if self.expected(person, before, as_of).ends > starts:
             yield before
-        if self.reach(person, after, as_of)[0] < ends:
+        if self.expected(person, after, as_of).starts < ends:
             yield after
 
     # -- a person's day
@@ -415,9 +428,9 @@ class Gatherer:
         """The punches and evidence of a local date, by person: for judging many people at once.
         ``people`` may be a few hundred; none means everybody."""
         found: DayRows = defaultdict(list)
-        query = f"SELECT {_PUNCH_COLUMNS} FROM reading WHERE day = ? AND person IS NOT NULL"
-        if people is not None:
-            query += f" AND person IN ({', '.join('?' * len(people))})"
+        # Beside IN, "person IS NOT NULL" would make SQLite read everybody's rows of the date.
+        who = "IS NOT NULL" if people is None else f"IN ({', '.join('?' * len(people))})"
+        query = f"SELECT {_PUNCH_COLUMNS} FROM reading WHERE day = ? AND person {who}"
         for row in self._connection.execute(query, (day, *(people or ()))):
             found[row[0]].append(_seen(row))
         return found
@@ -426,9 +439,8 @@ class Gatherer:
         return [
             _seen(row)
             for row in self._connection.execute(
-                f"SELECT {_PUNCH_COLUMNS} FROM reading"
-                " WHERE day BETWEEN ? AND ? AND person = ? AND person IS NOT NULL",
-                (first, last, person),
+                f"SELECT {_PUNCH_COLUMNS} FROM reading WHERE day IN (?, ?, ?) AND person = ?",
+                (first, (first + last) // 2, last, person),
             )
         ]
 
@@ -441,9 +453,8 @@ class Gatherer:
     ) -> PersonDay:
         """The day as known at ``as_of``; ``rows`` are local dates with everything of this person,
         fetched before."""
-        segments = self.segments(person, work_date, as_of)
+        segments, starts, ends = self.expected(person, work_date, as_of)
         midnight, next_midnight = self.bounds(work_date)
-        starts, ends = self.reach(person, work_date, as_of)
         first = work_date.toordinal() - (starts < midnight)
         last = work_date.toordinal() + (ends > next_midnight)
         if rows is not None and all(day in rows for day in range(first, last + 1)):
@@ -654,6 +665,16 @@ class Gatherer:
         if lost is not None:
             losses.append((lost[0], None, lost[1]))
         return tuple(losses), up_since
+
+
+def _bridged(spans: Iterable[tuple[Instant, Instant]]) -> list[tuple[Instant, Instant]]:
+    bridged: list[tuple[Instant, Instant]] = []
+    for begin, end in spans:
+        if bridged and begin - bridged[-1][1] <= BOOT:
+            bridged[-1] = (bridged[-1][0], end)
+        else:
+            bridged.append((begin, end))
+    return bridged
 
 
 def _seen(row: tuple[Any, ...]) -> SeenPunch | Evidence:

@@ -128,7 +128,8 @@ class Journal:
             ):
                 clock.check(received_at, at)
             clock.complete_until = self._connection.execute(
-                "SELECT ifnull(max(at), 0) FROM reading WHERE kind = 'complete' AND kind <> 'punch' AND device = ?",
+                "SELECT ifnull(max(at), 0) FROM reading"
+                " WHERE kind = 'complete' AND kind <> 'punch' AND device = ?",
                 (device,),
             ).fetchone()[0]
         return clock

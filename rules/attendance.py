@@ -12,7 +12,7 @@ unknown time may fill the slot, an accusing verdict becomes ``unverified``.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import ge
 
 from msgspec import Struct, structs
@@ -449,22 +449,33 @@ def assess(day: PersonDay, rule_version: str = "") -> tuple[DayRecord, Instant |
     stretches, expected = expectations(day)
     record = _record(day, rule_version, stretches, expected, trusted, times, hidden)
     if corrected and expected:
-        told = sorted(
-            (punch.device_at if punch.trust == 1 else punch.event_at, punch.reading_id, punch)
-            for punch in trusted
-        )
-        other = _record(
-            day,
-            rule_version,
-            stretches,
-            expected,
-            [punch for _, _, punch in told],
-            [at for at, _, _ in told],
-            hidden,
-        )
+
+        def told(by_device: Callable[[SeenPunch], bool]) -> DayRecord:
+            """The day with some of the corrected punches as the terminal dated them."""
+            dated = sorted(
+                (punch.device_at if by_device(punch) else punch.event_at, punch.reading_id, punch)
+                for punch in trusted
+            )
+            return _record(
+                day,
+                rule_version,
+                stretches,
+                expected,
+                [punch for _, _, punch in dated],
+                [at for at, _, _ in dated],
+                hidden,
+            )
+
+        other = told(lambda punch: punch.trust == 1)
         if _verdicts(record) != _verdicts(other):
-            milder = other if _mildness(other) < _mildness(record) else record
-            record = structs.replace(milder, favoured=True)
+            # Each slot by its own milder time: a clock that helps one punch must not spoil another.
+            better = {
+                new.evidence[0]
+                for old, new in zip(record.slots, other.slots, strict=True)
+                if new.evidence[:1] == old.evidence[:1] != () and _harm(new) < _harm(old)
+            }
+            mixed = told(lambda punch: punch.trust == 1 and punch.reading_id.hex() in better)
+            record = structs.replace(min(mixed, record, other, key=_mildness), favoured=True)
     return record, _changes_by_time(day, expected, record)
 
 
@@ -492,6 +503,10 @@ def _verdicts(record: DayRecord) -> tuple[object, ...]:
         tuple(slot.verdict for slot in record.slots),
         tuple(half.verdict for half in record.halves),
     )
+
+
+def _harm(slot: Slot) -> tuple[int, int]:
+    return _SEVERITY_OF.get(slot.verdict, 0), slot.minutes
 
 
 def _mildness(record: DayRecord) -> tuple[int, int, int, int]:
@@ -635,6 +650,14 @@ def _judge_slot(
         judged = _Judged(want, pick, times[pick], verdict, minutes, path, flags, final, ())
     if verdict in _NOT_ACCUSING:
         return judged
+    starts = want.good_from
+    if pick >= 0:
+        # Up to a minute beyond the target costs nothing, and whoever came a little late may have
+        # had to wait for the terminal: an outage there makes the deviation doubtful, too.
+        starts = min(starts - MINUTE + 1, times[pick]) if not want.arrives else starts
+        span_ends = max(span_ends + MINUTE - 1, times[pick]) if want.arrives else span_ends
+        if path == "up" and path_state(paths, starts, span_ends, policy) != "up":
+            judged.path = path = "partial"
     if hidden:
         judged.doubts = tuple(
             one for one in hidden if one.earliest <= want.last and one.event_at >= want.first
@@ -646,7 +669,7 @@ def _judge_slot(
         judged.verdict = "unverified"
     if path == "partial":
         judged.flags += ("outage_overlap",)
-        if final > 1 and not explained(paths, want.good_from, span_ends, policy):
+        if final > 1 and not explained(paths, starts, span_ends, policy):
             judged.final = 1
     return judged
 

@@ -402,8 +402,8 @@ class Slot(Struct, frozen=True, omit_defaults=False):
     """考勤点: an expected punch and what became of it.
 
     ``verdict``: ``pending ok late serious_late early_leave serious_early_leave absent_class
-    missing_punch unverified``.  ``minutes`` is the whole deviation.  ``path``: ``up partial down``, empty while
-    the slot is pending.
+    missing_punch unverified``.  ``minutes`` is the whole deviation.
+    ``path``: ``up partial down``, empty while the slot is pending.
     """
 
     segment: str

@@ -57,8 +57,17 @@ class Clock:
         if live:
             return self._live(device_at, received_at, possible)
         if possible and self._worst <= GOOD and device_at <= received_at + JUMP:
-            return device_at, DEVICE, 0
+            return self._by_good_clock(device_at, received_at)
         return self._from_log(device_at, received_at, possible)
+
+    def _by_good_clock(
+        self, device_at: Instant, received_at: Instant
+    ) -> tuple[Instant, int, Instant]:
+        """A row of the log as its terminal dates it, unless everything of that time had been read
+        already: then the clock was set back unseen (or the log had not been whole)."""
+        if self.complete_until - DAY <= device_at < self.complete_until - JUMP:
+            return received_at, QUARANTINED, device_at
+        return device_at, DEVICE, 0
 
     def _live(
         self, device_at: Instant, received_at: Instant, possible: bool
@@ -78,14 +87,12 @@ class Clock:
         self, device_at: Instant, received_at: Instant, possible: bool
     ) -> tuple[Instant, int, Instant]:
         checks = self._checked_at
-        if possible and not checks and device_at <= received_at + JUMP:
-            return device_at, DEVICE, 0
         floor = self.complete_until
         first = max(bisect_right(checks, min(floor, device_at - DAY)) - 1, 0)
         if possible and device_at <= received_at + JUMP:
             recent = self._offsets[first:]
             if all(abs(offset) <= GOOD for offset in recent):
-                return device_at, DEVICE, 0
+                return self._by_good_clock(device_at, received_at)
         candidates: list[tuple[Instant, int]] = []
         jumped = False
         if possible:

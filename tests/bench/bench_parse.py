@@ -104,9 +104,11 @@ def measure(folder: Path) -> Iterator[Row]:
     theirs = 0.0
     for number, goal in goals.items():
         part = body[: number * 40]
-        assert our_parse(part, hall) == pyzk_parse(part) == number
+        assert our_parse(part, hall) == number
         ours = median(timed(partial(our_parse, part, hall)) for _ in range(5))
-        theirs = timed(partial(pyzk_parse, part))
+        found: list[int] = []
+        theirs = timed(lambda: found.append(pyzk_parse(part)))  # noqa: B023
+        assert found == [number]
         yield at_least(
             goal, f"{number:,} records of 40 bytes to readings, pyzk's time over ours",
             seconds(ours), seconds(theirs), theirs / ours,

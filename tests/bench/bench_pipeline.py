@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import random
 import subprocess
 import sys
 import threading
@@ -24,11 +23,12 @@ from rows import Row, at_least, at_most, per_second, percentile, seconds
 from config.load import load
 from daemon.app import App
 from daemon.clock import Clock
-from rules.model import Instant, Link, Punch, Reading, reading_id
+from rules.model import MINUTE, Instant, Link, Punch, Reading, reading_id
 from rules.workdays import local_midnight
 
 WORK_DATE = date(2026, 3, 3)
 TERMINALS = 8
+RUSH = local_midnight(WORK_DATE, ZONE) + (18 * 60 + 4) * MINUTE + 30_000
 RATES = (100, 1000, 5000)
 LASTS = 2.0
 """Seconds at each rate."""
@@ -36,11 +36,11 @@ DRAIN = 20.0
 """Seconds after which what was not published yet is given up."""
 
 
-class Evening(Clock):
-    """Runs, from 20:00 of the work date on: every slot of the day is decided."""
+class Rush(Clock):
+    """Runs, from 18:05 of the work date on: people go home."""
 
     def __init__(self) -> None:
-        self._shift = local_midnight(WORK_DATE, ZONE) + 20 * 3_600_000 - super().now()
+        self._shift = RUSH + 30_000 - super().now()
 
     def now(self) -> Instant:
         return super().now() + self._shift
@@ -68,7 +68,7 @@ class Daemon:
         if push_port:
             devices = [push_table(n, push_port) for n in range(TERMINALS)]
         hall = load(write_settings(folder, people, WORK_DATE, broker=broker, devices=devices))
-        self.app = App(hall, Evening())
+        self.app = App(hall, Rush())
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -104,15 +104,13 @@ def running(folder: Path, broker: int, people: int, push_port: int = 0) -> Itera
     daemon.stop()
 
 
-def punches(people: int, number: int, seed: int) -> list[Reading]:
-    """All on one date, at times from 07:30 to 19:00, no two alike."""
-    chance = random.Random(seed)
-    midnight = local_midnight(WORK_DATE, ZONE)
-    times = chance.sample(range(27_000, 68_400), min(number // people + 1, 41_000))
+def punches(people: int, number: int) -> list[Reading]:
+    """All within half a minute, no two alike."""
+    turns = -(-number // people)
     return [
         Reading(
             f"t{n % TERMINALS}",
-            midnight + times[n // people] * 1000 + seed % 10 * 100 + n % people % 97,
+            RUSH + n // people * 30_000 // turns + n % people % 97,
             Punch(code(n % people), 1, 0, True),
         )
         for n in range(number)
@@ -145,7 +143,7 @@ def feed(daemon: Daemon, told: list[Reading], window: int) -> dict[str, float]:
 def sustained(folder: Path, broker: int, people: int, number: int) -> float:
     """Punches a second, from the first one handed over until the last message has arrived."""
     with running(folder, broker, people) as daemon:
-        told = punches(people, number, 1)
+        told = punches(people, number)
         listener = Listener(folder, broker, "hall/bench/attendance/event")
         begin = time.monotonic()
         feed(daemon, told, 4_000)
@@ -185,7 +183,7 @@ def latencies(folder: Path, broker: int, people: int, rate: int) -> tuple[list[f
     """Sorted seconds from the acknowledgement of a punch to the first message that knows it; and
     how many were never told."""
     with running(folder, broker, people) as daemon:
-        told = punches(people, int(rate * LASTS), 2)
+        told = punches(people, int(rate * LASTS))
         listener = Listener(folder, broker, "hall/bench/attendance/event")
         acknowledged: dict[str, float] = {}
         answers: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -258,11 +256,10 @@ async def _push(port: int, people: int, number: int) -> None:
 
     async def terminal(place: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        chance = random.Random(place)
         for turn in range(number // TERMINALS):
-            second = 27_000 + chance.randrange(41_000)
-            wall = datetime(2026, 3, 3, second // 3600, second // 60 % 60, second % 60)  # noqa: DTZ001
-            body = f"{code((turn * TERMINALS + place) % people)}\t{wall}\t0\t1\t0\t0\t0\n".encode()
+            one = turn * TERMINALS + place
+            wall = datetime(2026, 3, 3, 18, 4, 30 + one // people)  # noqa: DTZ001
+            body = f"{code(one % people)}\t{wall}\t0\t1\t0\t0\t0\n".encode()
             writer.write(
                 f"POST /iclock/cdata?SN=BENCH{place:05}&table=ATTLOG&Stamp={turn} HTTP/1.1\r\n"
                 f"Host: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()

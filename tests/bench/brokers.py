@@ -31,7 +31,8 @@ def mosquitto(folder: Path) -> Iterator[int]:
     settings = folder / "mosquitto.conf"
     settings.write_text(
         f"user {getpass.getuser()}\npersistence false\nset_tcp_nodelay true\n"
-        f"max_queued_messages 0\nmax_inflight_messages 0\nlistener {port} 127.0.0.1\nallow_anonymous true\n"
+        f"max_queued_messages 0\nmax_inflight_messages 0\n"
+        f"listener {port} 127.0.0.1\nallow_anonymous true\n"
     )
     program = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
     with (folder / "mosquitto.log").open("wb") as log:

@@ -1,8 +1,8 @@
 """The same facts give the same verdicts, however late, often and in whatever order they come.
 
-A day's punches are told to the real pipeline twice: once each as it happens, once shuffled, doubled,
-delayed by up to two days, live or from a log, with the daemon restarted in between.  What is derived
-must be the same in the end, and judging the journal again must find nothing else.
+A day's punches are told to the real pipeline twice: once each as it happens, once shuffled,
+doubled, delayed by up to two days, live or from a log, with the daemon restarted in between.  What
+is derived must be the same in the end, and judging the journal again must find nothing else.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ class Tellings:
         for live, delays in ((True, self.live), (False, self.log)):
             for delay in delays:
                 punch = Punch(self.person, verify=1, live=live)
-                yield Told(self.at + delay, Reading(self.device, self.at, punch, serial=self.device))
+                yield Told(
+                    self.at + delay, Reading(self.device, self.at, punch, serial=self.device)
+                )
 
     def as_it_happened(self) -> Told:
         punch = Punch(self.person, verify=1, live=True)
@@ -102,9 +104,10 @@ PUNCHES = st.lists(
 SPANS = st.sampled_from(((510, 720), (510, 600), (990, 1080), (870, 1080)))
 LEAVES = st.lists(st.tuples(st.sampled_from(PEOPLE), SPANS, LATER), max_size=1)
 RESTARTS = st.lists(
-    # Not while an arrival is awaited: whom nobody watched is not reported as not arrived.
-    st.one_of(st.integers(9 * 60, 13 * 60), st.integers(15 * 60, 3 * 1440)).filter(
-        lambda minute: not 420 <= minute % 1440 <= 530 and not 800 <= minute % 1440 <= 890
+    # Not while an arrival is awaited (from 10:00 or 16:00 on by those with leave): whom nobody
+    # watched is not reported as not arrived.
+    st.one_of(st.integers(10 * 60 + 1, 13 * 60), st.integers(15 * 60, 3 * 1440)).filter(
+        lambda minute: minute % 1440 > 890 or 601 <= minute % 1440 < 800
     ),
     max_size=2,
 ).map(lambda minutes: sorted(MIDNIGHT + minute * MINUTE for minute in minutes))
@@ -164,7 +167,9 @@ class Run:
         self._start()
 
     def play(self, told: Sequence[Told], restarts: Sequence[Instant]) -> None:
-        clocks = [Reading(device, self.clock.now(), ClockCheck(), serial=device) for device in DEVICES]
+        clocks = [
+            Reading(device, self.clock.now(), ClockCheck(), serial=device) for device in DEVICES
+        ]
         self.tell(clocks)
         left = list(restarts)
         for at, together in groupby(sorted(told, key=lambda one: one.at), key=lambda one: one.at):

@@ -160,7 +160,7 @@ class Subscriber:
         told = msgspec.json.decode(message.payload)
         self.count += 1
         self.kinds[told["seq"]] = message.topic.split("/")[2]
-        self.heard.setdefault(told["seq"], set()).add((told["id"], message.payload))
+        self.heard.setdefault(told["seq"], set()).add((told["id"], bytes(message.payload)))
 
     def connected(self) -> bool:
         return self._client.is_connected()
@@ -310,8 +310,10 @@ class Soak:
                 daemon.end(signal.SIGKILL)
             subscriber.close()
             self._broker.stop()
-            for terminal in (*self._polled.values(), *self._pushing.values()):
+            for terminal in self._polled.values():
                 await terminal.stop()
+            for pusher in self._pushing.values():
+                await pusher.stop()
         return self.figures
 
     def _explain_the_past(self, settings: Path) -> None:
@@ -359,9 +361,10 @@ class Soak:
         """Punches without a pause; nobody twice in a second at one terminal."""
         rng = self._rng
         used: dict[str, tuple[datetime, set[str]]] = {}
+        terminals: dict[str, ZkTerminal | PushTerminal] = {**self._polled, **self._pushing}
         while True:
-            name = rng.choice([*self._polled, *self._pushing])
-            terminal = self._polled.get(name) or self._pushing[name]
+            name = rng.choice(list(terminals))
+            terminal = terminals[name]
             second = wall().replace(microsecond=0)
             since, people = used.get(name, (second, set()))
             if since != second:
@@ -480,7 +483,9 @@ class Soak:
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
-            self.figures.verify = f"exit {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-500:]}"
+            self.figures.verify = (
+                f"exit {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-500:]}"
+            )
 
 
 def instant(at: datetime) -> int:

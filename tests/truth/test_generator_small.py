@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import pytest
-
 SCRIPT = Path(__file__).with_name("generator.py")
 
 
@@ -31,6 +29,7 @@ def test_a_week_of_known_movements_accuses_nobody_falsely(tmp_path: Path) -> Non
 
     assert figures.false == []
     assert figures.unexplained == []
+    assert figures.different == []
     assert figures.facts["failed judgements"] == 0
     assert figures.person_days == 60
     assert figures.final > 150
