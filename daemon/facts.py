@@ -154,9 +154,13 @@ class Said:
 class Paths:
     """When each attendance terminal could be used, date by date."""
 
-    def __init__(self, connection: sqlite3.Connection, devices: Iterable[str]) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, devices: Iterable[str], proof: Instant
+    ) -> None:
+        """``proof``: how long (ms) around a late punch its terminal is known to have worked."""
         self._connection = connection
         self._devices = tuple(devices)
+        self._proof = proof
         self._events: dict[tuple[str, date], list[_Event]] = {}
         self._built: dict[tuple[str, date, int, Instant], DevicePath] = {}
         self._tuples: dict[tuple[date, tuple[int, ...]], tuple[DevicePath, ...]] = {}
@@ -302,7 +306,12 @@ class Paths:
             if back - at <= EDGE:
                 usable.append((at, back))
             if at - lost > EDGE and back - at > EDGE:
-                proofs.append(at)
+                # One between two that meet without it proves nothing more; a late log has
+                # thousands, and every slot of everybody looks at them.
+                if len(proofs) > 1 and at - proofs[-2] <= 2 * self._proof:
+                    proofs[-1] = at
+                else:
+                    proofs.append(at)
         return DevicePath(
             device, tuple(up), tuple(proofs), tuple(usable), tuple(unusable), complete
         )
@@ -339,7 +348,9 @@ class Gatherer:
         self.installed = installed
         self.days = LocalDays(hall.zone)
         self.paths = Paths(
-            connection, [d.id for d in hall.devices if d.attendance and d.in_service]
+            connection,
+            [d.id for d in hall.devices if d.attendance and d.in_service],
+            hall.policy.outage_proof * MINUTE,
         )
         self.doubtful: set[str] = {
             person

@@ -23,7 +23,7 @@ from rows import Row
 
 PARTS = {
     "journal": 60,
-    "parse": 120,
+    "parse": 240,
     "rules": 30,
     "replay": 180,
     "api": 90,

@@ -19,7 +19,7 @@ from zk import ZK
 from config.load import Hall
 from daemon.pipeline import Pipeline
 from drivers.zkteco import LAYOUTS, read_log, time_value
-from rules.model import DAY, Link, LogComplete, Reading
+from rules.model import DAY, ClockCheck, Link, LogComplete, Reading
 from rules.workdays import local_midnight
 
 START = date(2025, 3, 3)
@@ -64,7 +64,8 @@ def import_all(body: bytes, hall: Hall, clock: StandingClock, took: list[float])
     Appends the seconds until everything was journalled, and until everything was judged."""
     pipeline = Pipeline(hall.state_dir / "hallwatch.db", hall, clock)
     pipeline.start()
-    pipeline.submit([Reading("t0", clock.now(), Link(True))], lambda _: None)
+    hello = [Reading("t0", clock.now(), body) for body in (Link(True), ClockCheck())]
+    pipeline.submit(hello, lambda _: None)
     pipeline.settle().result()
 
     def work() -> None:
