@@ -14,6 +14,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 from zoneinfo import ZoneInfo
 
+from msgspec import Struct
+
 from rules.model import Instant, Reading
 
 
@@ -27,6 +29,34 @@ class DeviceRefused(Exception):
 
 class BadFrame(ValueError):
     """Bytes that break the protocol; the message says what was expected and where."""
+
+
+class AskForRating(Struct, frozen=True):
+    """Have the pad invite a rating for the service that was just finished."""
+
+    session: str
+    """Comes back in the ``Rating`` that answers."""
+    ticket: str = ""
+    person: str = ""
+    """Who served, as the ``Rating`` shall say."""
+    seconds: int = 30
+
+
+class Show(Struct, frozen=True):
+    """Show this on a board.  ``state`` is the window's (``idle calling serving finished paused
+    closed unknown``); ``announce`` asks for flashing, where the board can: a live call.
+    ``lines``: finished texts, one for each line of a hall screen (a window strip has one).
+    ``waiting``: people waiting, none where unknown."""
+
+    lines: tuple[str, ...]
+    window: str = ""
+    ticket: str = ""
+    state: str = "unknown"
+    waiting: int | None = None
+    announce: bool = False
+
+
+Order = AskForRating | Show
 
 
 class Options(Protocol):
@@ -45,6 +75,11 @@ class Device(Protocol):
 
     @property
     def id(self) -> str: ...
+    @property
+    def window(self) -> str:
+        """Id of the window (窗口) it stands at; empty if none."""
+        ...
+
     @property
     def options(self) -> Any: ...
 
@@ -91,6 +126,14 @@ class Context(Protocol):
     def note(self, device: str, **facts: Any) -> None:
         """Live health for ``GET /v1/devices``: counters and states that need no journal, such as
         ``decode_errors=3`` or ``last_error='...'``.  Later values replace earlier ones."""
+        ...
+
+    async def order(self) -> tuple[str, Order]:
+        """The next thing to do, with the id of the device of this link that shall do it; waits for
+        one.  Only the newest ``Show`` of a device is kept; an ``AskForRating`` that has waited
+        longer than its ``seconds`` is dropped.  Orders are wishes: a device that is away misses
+        them, and after its return gets the newest ``Show`` again.
+        """
         ...
 
 

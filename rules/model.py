@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from datetime import date
 from hashlib import blake2b
 from typing import Literal, Protocol
+from unicodedata import normalize
 
 from msgspec import Struct
 from msgspec import json as msgspec_json
@@ -175,8 +176,119 @@ class AlertAction(Struct, frozen=True, tag="alert_action", omit_defaults=True):
     note: str = ""
 
 
+class Rating(Struct, frozen=True, tag="rating", omit_defaults=True):
+    """评价: one press on a pad, or a rating from elsewhere.  ``Reading.at`` is when it was given.
+
+    ``level``: 5 very satisfied to 1 very dissatisfied; none for silence, a time-out or a key that
+    has no level: never a guess.  ``raw_key``: what the pad sent, hexadecimal.  ``scale_id``: which
+    scale the level belongs to.  ``channel``: ``pad qr kiosk sms web app hotline paper``.
+    ``person``: the staff member logged in when the rating was asked for.  ``service_ref``: the
+    ticket or case.
+    ``defaulted``: somebody else counted silence as this level.  ``origin``: ``visitor staff
+    unknown``.  ``problem`` names what is odd about it: ``unmapped_code timed_out no_session
+    paused nobody_logged_in clock_skew``.
+    """
+
+    rating_id: str
+    window: str = ""
+    level: int | None = None
+    scale_id: str = ""
+    raw_key: str = ""
+    channel: str = "pad"
+    person: str = ""
+    service_ref: str = ""
+    session: str = ""
+    options: tuple[str, ...] = ()
+    indicator_version: str = ""
+    text: str = ""
+    named: bool = False
+    defaulted: bool = False
+    origin: str = "visitor"
+    problem: str = ""
+
+
+class RatingPrompt(Struct, frozen=True, tag="prompt", omit_defaults=True):
+    """A pad was asked to invite a rating.  ``session`` stands in the rating that answers."""
+
+    session: str
+    window: str = ""
+    ticket: str = ""
+    person: str = ""
+
+
+class QueueEvent(Struct, frozen=True, tag="queue", omit_defaults=True):
+    """叫号: something happened in the queue.  ``Reading.at`` is when, by the source's clock.
+
+    ``event``: one of ``QUEUE_EVENTS``.  ``ticket``: normalised (``normal_ticket``), ``ticket_raw``
+    as it came where that differs.  ``call_no``: 1 for the first call.  ``to``: window or queue of a
+    transfer.  ``waiting``: people waiting, none where unknown, never a guessed 0.  ``source``:
+    ``api bus display sniffed``, in order of trust.  ``uncertainty``: ms either way.
+    """
+
+    event_id: str
+    event: str
+    window: str = ""
+    ticket: str = ""
+    ticket_raw: str = ""
+    queue: str = ""
+    service_code: str = ""
+    person: str = ""
+    call_no: int | None = None
+    to: str = ""
+    waiting: int | None = None
+    priority: bool = False
+    source: str = "api"
+    uncertainty: int = 0
+
+
+QUEUE_EVENTS = (
+    "ticket_taken", "called", "recalled", "started", "finished", "abandoned", "transferred", "held",
+    "called_back", "window_paused", "window_resumed", "window_opened", "window_closed",
+    "window_login", "window_logout", "batch_abandoned",
+)  # fmt: skip
+
+QUEUE_SOURCES = ("api", "bus", "display", "sniffed")
+
+
+class Shown(Struct, frozen=True, tag="shown", omit_defaults=True):
+    """What a window's number display shows, told when that changed.
+
+    ``state``: ``ticket blank paused lamp_test unknown``.  ``baseline``: the first look after a
+    start or a reconnection, which tells nothing of when it changed.  ``confirmed`` is false where
+    only the writing of it was overheard.
+    """
+
+    window: str
+    text: str
+    state: str
+    baseline: bool = False
+    confirmed: bool = True
+
+
+class FollowUpStep(Struct, frozen=True, tag="follow_up", omit_defaults=True):
+    """A step in the follow-up of a bad rating (差评整改), done elsewhere and told to us.  ``step``:
+    one of ``FOLLOW_UP_STEPS``."""
+
+    rating_id: str
+    step: str
+    by: str = ""
+    handler: str = ""
+    note: str = ""
+
+
+FOLLOW_UP_STEPS = (
+    "assigned", "contacting", "unreachable", "fix_now", "plan", "explain", "mistaken", "malicious",
+    "acting", "fed_back", "rechecked", "closed", "reopened",
+)  # fmt: skip
+
+
 Body = (
     Punch
+    | Rating
+    | RatingPrompt
+    | QueueEvent
+    | Shown
+    | FollowUpStep
     | Link
     | ClockCheck
     | LogComplete
@@ -217,11 +329,18 @@ def reading_id(reading: Reading) -> bytes:
 
     A punch is known by terminal, the device's own record number if it has one, person, device time
     and verify mode; whether it came live or from the log, from PUSH or a pull, does not matter.
+    A rating is known by its ``rating_id``, a queue event by its teller and ``event_id``.
     """
     body = reading.body
     who = reading.serial or reading.device
     if type(body) is Punch:
         told = f"{who}\0{body.record_no}\0{body.person}\0{reading.at}\0{body.verify}\0{body.source}"
+        return blake2b(told.encode(), digest_size=16).digest()
+    if type(body) is Rating:
+        told = f"rating\0{body.rating_id}"
+        return blake2b(told.encode(), digest_size=16).digest()
+    if type(body) is QueueEvent:
+        told = f"queue\0{reading.device}\0{body.event_id}"
         return blake2b(told.encode(), digest_size=16).digest()
     digest = blake2b(f"{who}\0{reading.at}\0".encode(), digest_size=16)
     digest.update(msgspec_json.encode(body))
@@ -540,6 +659,13 @@ class Outcome(Struct, frozen=True):
 
 
 SEVERITY = {"normal": 0, "notice": 1, "yellow": 2, "red": 5, "serious": 6}
+
+
+def normal_ticket(told: str) -> str:
+    """A ticket number as it is compared: full-width characters folded, upper case, without control
+    characters, blanks or a trailing dot."""
+    folded = normalize("NFKC", told).upper()
+    return "".join(one for one in folded if one.isprintable() and not one.isspace()).rstrip(".")
 
 
 def stable_id(*parts: object) -> str:

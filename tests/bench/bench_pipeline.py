@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from bench_journal import flush_times, one_row_commits
 from brokers import Heard, Listener, broker_latencies, free_port, mosquitto
-from halls import ZONE, code, push_table, terminal_table, write_settings
+from halls import PUNCH_MINUTES, ZONE, code, push_table, terminal_table, write_settings
 from rows import Row, at_least, at_most, per_second, percentile, seconds
 
 from config.load import load
@@ -44,6 +44,18 @@ class Rush(Clock):
 
     def now(self) -> Instant:
         return super().now() + self._shift
+
+
+def until_now(people: int, devices: Sequence[Any], now: Instant) -> list[Reading]:
+    """What came before: terminals in contact all day, and everybody's first three punches."""
+    midnight = local_midnight(WORK_DATE, ZONE)
+    told = [Reading(one.id, at, Link(True)) for one in devices for at in (midnight, now)]
+    told += [
+        Reading(f"t{n % TERMINALS}", midnight + minute * MINUTE + n, Punch(code(n), 1, 0, True))
+        for minute in PUNCH_MINUTES[:3]
+        for n in range(people)
+    ]
+    return told
 
 
 class _Day(msgspec.Struct):
@@ -73,10 +85,9 @@ class Daemon:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self.app.start(), self._loop).result()
-        # The terminals were there all day.
-        midnight = local_midnight(WORK_DATE, ZONE)
-        links = [Reading(device.id, midnight, Link(True)) for device in hall.devices]
-        self.app.pipeline.submit(links, lambda _: None)
+        self.app.pipeline.submit(
+            until_now(people, hall.devices, self.app.clock.now()), lambda _: None
+        )
         self.settle()
 
     def settle(self) -> None:
