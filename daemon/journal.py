@@ -73,15 +73,20 @@ class Journal:
         ).fetchone()[0]
 
     def append(self, batches: Iterable[tuple[Sequence[Reading], Instant]]) -> int:
-        """Insert what is new, inside the caller's transaction; returns how many rows that were.
+        """``rows`` and ``insert`` of each batch; returns how many were new.
 
         The new rows are those with ``seq`` above the ``last_seq`` of before.
         """
-        rows = [
-            self._row(reading, received_at)
-            for readings, received_at in batches
-            for reading in readings
-        ]
+        return sum(
+            [self.insert(self.rows(readings, received_at)) for readings, received_at in batches]
+        )
+
+    def rows(self, readings: Iterable[Reading], received_at: Instant) -> list[tuple[object, ...]]:
+        """The readings as rows to ``insert``, dated by what is known of their clocks so far."""
+        return [self._row(reading, received_at) for reading in readings]
+
+    def insert(self, rows: Sequence[tuple[object, ...]]) -> int:
+        """Insert what is new, inside the caller's transaction; returns how many rows that were."""
         before = self._connection.total_changes
         self._connection.executemany(_INSERT, rows)
         new = self._connection.total_changes - before

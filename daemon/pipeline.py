@@ -53,6 +53,9 @@ T = TypeVar("T")
 
 BURST = 20_000
 """Readings taken into one transaction at most."""
+TOGETHER = 16
+"""Readings that are judged before they are acknowledged, in the transaction that journals them: at
+most a few milliseconds."""
 AT_ONCE = 200
 """Days judged in one transaction: about 30 ms, the longest that a punch waits for others."""
 HALL_PAUSE: Instant = 1_000
@@ -94,6 +97,9 @@ class Pipeline:
         self._hall_judged: Instant = 0
         self._settling: list[Future[None]] = []
         self._told_soon: list[Future[None]] = []
+        self._answers: dict[
+            asyncio.AbstractEventLoop, list[tuple[asyncio.Future[int], int | BaseException]]
+        ] = {}
         self.serials: dict[str, str] = {}
         """Device id to what the device calls itself, where it has said so."""
         self._queue: queue.SimpleQueue[_Told | _Call | None] = queue.SimpleQueue()
@@ -109,6 +115,7 @@ class Pipeline:
             )
         )
         self._judged_seq = int(self._meta("judged_seq") or 0)
+        self._rolled = int(self._meta("rolled") or 0)
         self.next_wake: Instant | None = self._query_next_wake()
         """When a day is due to be judged again."""
         self.readings = 0
@@ -155,20 +162,25 @@ class Pipeline:
         """``submit`` for coroutines."""
         loop = asyncio.get_running_loop()
         told: asyncio.Future[int] = loop.create_future()
-
-        def resolve(answer: int | BaseException) -> None:
-            if told.done():
-                return
-            if isinstance(answer, BaseException):
-                told.set_exception(answer)
-            else:
-                told.set_result(answer)
-
-        def done(answer: int | BaseException) -> None:
-            loop.call_soon_threadsafe(resolve, answer)
-
-        self.submit(readings, done, marks, remember)
+        self.submit(readings, lambda answer: self._answer_soon(loop, told, answer), marks, remember)
         return await told
+
+    def _answer_soon(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        told: asyncio.Future[int],
+        answer: int | BaseException,
+    ) -> None:
+        self._answers.setdefault(loop, []).append((told, answer))
+
+    def _wake_loops(self) -> None:
+        """Give each event loop its answers at once: waking it costs more than an answer."""
+        for loop, answers in self._answers.items():
+            try:
+                loop.call_soon_threadsafe(_resolve, answers)
+            except RuntimeError:
+                pass  # The loop was closed while its answers were under way: nobody waits.
+        self._answers.clear()
 
     def call(self, function: Callable[[sqlite3.Connection], T]) -> Future[T]:
         """Run ``function`` in the next transaction; the future is done after its commit."""
@@ -341,18 +353,21 @@ class Pipeline:
         return self.journal.last_seq > self._judged_seq
 
     def _commit_told(self, items: list[_Told | _Call]) -> None:
-        """One transaction for everything; whoever cannot be served is told so and harms nobody."""
+        """One transaction for everything; whoever cannot be served is told so and harms nobody.
+
+        A handful of readings is judged in the same transaction: one flush to the disk instead of
+        two, and what follows from a punch is known when it is acknowledged.
+        """
         execute = self._connection.execute
         told = [item for item in items if isinstance(item, _Told)]
         answers: list[tuple[Callable[[Any], None], Any]] = []
+        few = sum(len(one.readings) for one in told) <= TOGETHER and not self._pending()
+        head = self.store.head
         try:
             execute("BEGIN IMMEDIATE")
-            if len(told) == 1:
-                answers.append((told[0].done, self._append(told)))
-            elif told:
-                # Each teller wants its own count only where it asked for many at once.
-                for one in told:
-                    answers.append((one.done, self._append([one])))
+            if told:
+                counts = self._append(told)
+                answers += zip((one.done for one in told), counts, strict=True)
             for item in items:
                 if isinstance(item, _Call):
                     execute("SAVEPOINT call")
@@ -362,6 +377,9 @@ class Pipeline:
                         execute("ROLLBACK TO call")
                         answers.append((item.done.set_exception, error))
                     execute("RELEASE call")
+            if few and self._pending():
+                self._judge_at_once()
+            self.store.flush()
             execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - a driver's impossible value is one teller's
             self._undo()
@@ -376,14 +394,49 @@ class Pipeline:
                     item.done(failure)
                 elif not item.done.done():
                     item.done.set_exception(failure)
+            self._wake_loops()
             return
         for done, answer in answers:
             done(answer)
+        self._wake_loops()
+        if self.store.head > head:
+            self.changed(self.store.head)
 
-    def _append(self, told: list[_Told]) -> int:
-        new = self.journal.append((item.readings, item.received_at) for item in told)
+    def _judge_at_once(self) -> None:
+        """Judge what was just journalled before it is committed; if that fails, it is judged (and
+        its failure logged) after the commit."""
+        execute = self._connection.execute
+        execute("SAVEPOINT judged")
+        try:
+            self._as_of = max(self._as_of, self.clock.now())
+            self._take_in(self._as_of)
+            self._save_cursors()
+            self.store.flush()
+            self.next_wake = self._query_next_wake()
+        except Exception:
+            log.exception("judgement_postponed")
+            execute("ROLLBACK TO judged")
+            self.store.forget()
+            self._judged_seq = int(self._meta("judged_seq") or 0)
+        execute("RELEASE judged")
+
+    def _append(self, told: list[_Told]) -> list[int]:
+        """Journal what was told; returns how many readings of each teller were new."""
+        parts = [self.journal.rows(one.readings, one.received_at) for one in told]
+        whole = [row for part in parts for row in part]
+        counts = [len(part) for part in parts]
+        execute = self._connection.execute
+        execute("SAVEPOINT told")
+        new = self.journal.insert(whole)
+        if new != len(whole):
+            # Who said it again?  Rare enough to begin anew, one by one.
+            execute("ROLLBACK TO told")
+            self.journal.last_seq -= new
+            counts = [self.journal.insert(part) for part in parts]
+            new = sum(counts)
+        execute("RELEASE told")
         self.readings += new
-        self.repeats += sum(len(item.readings) for item in told) - new
+        self.repeats += len(whole) - new
         for item in told:
             for (device, name), value in item.marks.items():
                 self._connection.execute(
@@ -393,16 +446,18 @@ class Pipeline:
                 self._connection.execute(
                     "INSERT OR IGNORE INTO idempotency VALUES (?, ?, ?, ?, ?, ?)", item.remember
                 )
-        return new
+        return counts
 
     def _undo(self) -> None:
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
         self.journal.forget_clocks()
+        self.store.forget()
         self.journal.last_seq = self._connection.execute(
             "SELECT ifnull(max(seq), 0) FROM reading"
         ).fetchone()[0]
         self._judged_seq = int(self._meta("judged_seq") or 0)
+        self._rolled = int(self._meta("rolled") or 0)
         self.next_wake = self._query_next_wake()
 
     # -- judging
@@ -413,7 +468,7 @@ class Pipeline:
         pending = self._pending()
         due = self.next_wake is not None and self.next_wake <= now
         today = self.gatherer.days.day(now)
-        rolled = int(self._meta("rolled") or 0)
+        rolled = self._rolled
         idle = not (pending or due or rolled < today)
         if idle and waited and self._cursors:
             self._save_cursors()
@@ -430,6 +485,7 @@ class Pipeline:
         if due or pending or rolled < today:
             self._judge_due(now)
         self._save_cursors()
+        self.store.flush()
         self._connection.execute("COMMIT")
         self.next_wake = self._query_next_wake()
         if self.store.head > head:
@@ -447,6 +503,7 @@ class Pipeline:
             days.append(("hall", self.hall.id, work_date))
             self.store.wake_soon(days, now)
         self._set_meta("rolled", str(today))
+        self._rolled = today
 
     def _rejudge_open_days(self) -> None:
         now = self.clock.now()
@@ -626,6 +683,7 @@ class Pipeline:
             touched.update((person, date.fromordinal(day)) for person in people)
 
     def _judge_due(self, now: Instant) -> None:
+        self.store.flush()
         due = self._connection.execute(
             "SELECT subject_kind, subject, work_date FROM wake WHERE at <= ? ORDER BY at LIMIT ?",
             (now, AT_ONCE),
@@ -644,11 +702,18 @@ class Pipeline:
         self._judge_people(people, now)
 
     def _judge_people(self, days: Sequence[tuple[str, date]], now: Instant) -> None:
-        by_date = Counter(work_date.toordinal() for _, work_date in days)
+        if not days:
+            return
+        dates: dict[date, list[str]] = {}
+        for code, work_date in days:
+            dates.setdefault(work_date, []).append(code)
         codes = tuple({code for code, _ in days})
         rows = {
-            day: self.gatherer.rows(day, codes) for day, number in by_date.items() if number > 1
+            work_date.toordinal(): self.gatherer.rows(work_date.toordinal(), codes)
+            for work_date, people in dates.items()
+            if len(people) > 1
         }
+        stored = self.store.stored_days(dates)
         for code, work_date in days:
             person = self.gatherer.person(code)
             if person is None:
@@ -661,7 +726,9 @@ class Pipeline:
                 log.exception("judgement_failed", person=code, work_date=work_date.isoformat())
                 self.store.set_wake("person", code, work_date.isoformat(), now + RETRY)
                 continue
-            self.store.apply_person(day_seen, outcome, self.hall.rulebook.rule_version(work_date))
+            self.store.apply_person(
+                day_seen, outcome, self.hall.rulebook.rule_version(work_date), stored
+            )
 
     def _judge_hall_day(self, work_date: date, now: Instant) -> None:
         try:
@@ -684,6 +751,16 @@ class Pipeline:
         if rows > CHECKPOINT_LIMIT or (rows > CHECKPOINT_ROWS and self._queue.empty()):
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
             self._checkpointed = self._connection.total_changes
+
+
+def _resolve(answers: Sequence[tuple[asyncio.Future[int], int | BaseException]]) -> None:
+    for told, answer in answers:
+        if told.done():
+            continue
+        if isinstance(answer, BaseException):
+            told.set_exception(answer)
+        else:
+            told.set_result(answer)
 
 
 def judge_day(

@@ -39,6 +39,9 @@ _slots = msgspec.json.Decoder(tuple[Slot, ...]).decode
 
 _EPOCH = date(1970, 1, 1).toordinal()
 
+StoredDays = dict[tuple[str, date], tuple[str, str, int, int]]
+"""Body, slots, revision and number of findings, by person and work date."""
+
 RESOLVED_BY_PERSON = "resolved_by_person"
 """A person's word that a matter is closed stands although the rule would still show it."""
 
@@ -86,14 +89,21 @@ def inputs_hash(day: PersonDay, rule_version: str) -> str:
 
 
 class Store:
-    """The derived tables on the writing connection; all runs in the caller's transaction."""
+    """The derived tables on the writing connection; all runs in the transaction of the caller, who
+    calls ``flush`` before the commit, or ``forget`` after a rollback."""
 
     def __init__(self, connection: sqlite3.Connection, zone: ZoneInfo) -> None:
         self._execute = connection.execute
         self._executemany = connection.executemany
         self.zone = zone
-        self.head: int = self._execute("SELECT ifnull(max(seq), 0) FROM change").fetchone()[0]
+        self.head = 0
         """Number of the last change."""
+        # What is written often waits here, to be written many rows at a time.
+        self._changes: list[tuple[object, ...]] = []
+        self._days: list[tuple[object, ...]] = []
+        self._days_confirmed: list[tuple[object, ...]] = []
+        self._wakes: dict[tuple[str, str, str], Instant | None] = {}
+        self.forget()
         self.actions: Mapping[str, Sequence[tuple[Instant, AlertAction]]] = {}
         """What people did about alerts, by alert id."""
         self.serials: Mapping[str, str] = {}
@@ -101,26 +111,77 @@ class Store:
         self.quiet = False
         """While old readings are heard again: devices' former states are no changes."""
 
+    def forget(self) -> None:
+        """After a transaction that was rolled back."""
+        self._changes.clear()
+        self._days.clear()
+        self._days_confirmed.clear()
+        self._wakes.clear()
+        row = self._execute("SELECT seq FROM sqlite_sequence WHERE name = 'change'").fetchone()
+        self.head = row[0] if row else 0
+
+    def flush(self) -> None:
+        """Write what waits; before anything reads it and before the commit."""
+        if self._changes:
+            self._executemany("INSERT INTO change VALUES (?, ?, ?, ?, ?, ?, ?)", self._changes)
+            self._changes.clear()
+        if self._days:
+            self._executemany(
+                "INSERT OR REPLACE INTO attendance_day (work_date, person, unit, verdict,"
+                " finality, points, body, slots, inputs_hash, findings, as_of, revision,"
+                " changed_at, change_seq) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                self._days,
+            )
+            self._days.clear()
+        if self._days_confirmed:
+            self._executemany(
+                "UPDATE attendance_day SET as_of = ?, findings = ?, inputs_hash = ?"
+                " WHERE work_date = ? AND person = ?",
+                self._days_confirmed,
+            )
+            self._days_confirmed.clear()
+        if self._wakes:
+            over = [day for day, at in self._wakes.items() if at is None]
+            if over:
+                self._executemany(
+                    "DELETE FROM wake WHERE subject_kind = ? AND subject = ? AND work_date = ?",
+                    over,
+                )
+            self._executemany(
+                "INSERT OR REPLACE INTO wake (subject_kind, subject, work_date, at)"
+                " VALUES (?, ?, ?, ?)",
+                [(*day, at) for day, at in self._wakes.items() if at is not None],
+            )
+            self._wakes.clear()
+
     def _change(
         self, kind: str, op: str, key: str, at: Instant, reason: str, row: dict[str, object]
     ) -> int:
-        inserted = self._execute(
-            "INSERT INTO change (kind, op, key, at, reason, row) VALUES (?, ?, ?, ?, ?, ?)",
-            (kind, op, key, at, reason, _encode(row).decode()),
-        )
-        self.head = inserted.lastrowid or self.head
+        self.head += 1
+        self._changes.append((self.head, kind, op, key, at, reason, _encode(row).decode()))
         return self.head
 
     # -- a person's day
 
-    def apply_person(self, day: PersonDay, outcome: Outcome, rule_version: str) -> None:
+    def stored_days(self, people: Mapping[date, Sequence[str]]) -> StoredDays:
+        """What is stored of these people's days: all that ``apply_person`` needs to know."""
+        self.flush()
+        found: StoredDays = {}
+        for work_date, codes in people.items():
+            for person, *row in self._execute(
+                "SELECT person, body, slots, revision, findings FROM attendance_day"
+                f" WHERE work_date = ? AND person IN ({', '.join('?' * len(codes))})",
+                (work_date.isoformat(), *codes),
+            ):
+                found[person, work_date] = (row[0], row[1], row[2], row[3])
+        return found
+
+    def apply_person(
+        self, day: PersonDay, outcome: Outcome, rule_version: str, stored: StoredDays
+    ) -> None:
         """Make the stored rows of a person's day those of ``outcome``; record what changed."""
         person, work_date, at = day.person.code, day.work_date.isoformat(), day.as_of
-        found = self._execute(
-            "SELECT body, slots, revision, findings FROM attendance_day"
-            " WHERE work_date = ? AND person = ?",
-            (work_date, person),
-        ).fetchone()
+        found = stored.get((person, day.work_date))
         old_body, old_slots, revision, findings = found or ("", "", 0, 0)
         record = outcome.record
         reason = _withdrawal_reason(day)
@@ -139,21 +200,16 @@ class Store:
                         record, self.zone, revision, at, points=points, serials=self.serials
                     ),
                 )  # fmt: skip
-                self._execute(
-                    "INSERT OR REPLACE INTO attendance_day (work_date, person, unit, verdict,"
-                    " finality, points, body, slots, inputs_hash, findings, as_of, revision,"
-                    " changed_at, change_seq) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                self._days.append(
                     (
                         work_date, person, record.unit, record.verdict, record.finality,
                         points, body, slots,
                         inputs_hash(day, rule_version), findings, at, revision, at, seq,
-                    ),
+                    )
                 )  # fmt: skip
             else:
-                self._execute(
-                    "UPDATE attendance_day SET as_of = ?, findings = ?, inputs_hash = ?"
-                    " WHERE work_date = ? AND person = ?",
-                    (at, findings, inputs_hash(day, rule_version), work_date, person),
+                self._days_confirmed.append(
+                    (at, findings, inputs_hash(day, rule_version), work_date, person)
                 )
         elif found:
             self._change(
@@ -169,20 +225,11 @@ class Store:
 
     def set_wake(self, subject_kind: str, subject: str, work_date: str, at: Instant | None) -> None:
         """Judge this day again at ``at`` (never, if none)."""
-        if at is None:
-            self._execute(
-                "DELETE FROM wake WHERE subject_kind = ? AND subject = ? AND work_date = ?",
-                (subject_kind, subject, work_date),
-            )
-        else:
-            self._execute(
-                "INSERT OR REPLACE INTO wake (subject_kind, subject, work_date, at)"
-                " VALUES (?, ?, ?, ?)",
-                (subject_kind, subject, work_date, at),
-            )
+        self._wakes[subject_kind, subject, work_date] = at
 
     def wake_soon(self, days: Sequence[tuple[str, str, str]], at: Instant) -> None:
         """Have these ``(subject kind, subject, work date)`` judged again when there is time."""
+        self.flush()
         # A date's people come together, a ms for each day of age apart from the next date's, so
         # that its punches are read once for all of them.
         today = at // DAY + _EPOCH

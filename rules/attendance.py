@@ -681,7 +681,8 @@ def _unused(
     times: Sequence[Instant],
 ) -> tuple[dict[int, list[str]], tuple[str, ...]]:
     """Punches of the same moment as a used one, by its index, and the day's strays: reading ids."""
-    used = [one.pick for one in judged if one.pick >= 0]
+    used = sorted([one.pick for one in judged if one.pick >= 0])
+    used_times = [times[pick] for pick in used]
     low, high = day.midnight, day.next_midnight
     if judged:
         low = min(low, judged[0].want.first)
@@ -693,10 +694,9 @@ def _unused(
         if index in used:
             continue
         name = punches[index].reading_id.hex()
-        for pick in used:
-            if abs(times[pick] - times[index]) <= cluster:
-                mates.setdefault(pick, []).append(name)
-                break
+        near = bisect_left(used_times, times[index] - cluster)
+        if near < len(used) and used_times[near] - times[index] <= cluster:
+            mates.setdefault(used[near], []).append(name)
         else:
             strays.append(name)
     return mates, tuple(strays)

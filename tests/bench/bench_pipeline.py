@@ -20,15 +20,28 @@ from brokers import Heard, Listener, broker_latencies, free_port, mosquitto
 from halls import PUNCH_MINUTES, ZONE, code, push_table, terminal_table, write_settings
 from rows import Row, at_least, at_most, per_second, percentile, seconds
 
-from config.load import load
+from config.load import Hall, load
 from daemon.app import App
 from daemon.clock import Clock
-from rules.model import MINUTE, Instant, Link, Punch, Reading, reading_id
+from daemon.database import FILE_NAME, open_writer
+from daemon.journal import Journal
+from rules.model import (
+    MINUTE,
+    ClockCheck,
+    DaemonAlive,
+    DaemonStarted,
+    Instant,
+    Link,
+    Punch,
+    Reading,
+    reading_id,
+)
 from rules.workdays import local_midnight
 
 WORK_DATE = date(2026, 3, 3)
 TERMINALS = 8
 RUSH = local_midnight(WORK_DATE, ZONE) + (18 * 60 + 4) * MINUTE + 30_000
+BEGIN = RUSH + 30_000
 RATES = (100, 1000, 5000)
 LASTS = 2.0
 """Seconds at each rate."""
@@ -40,22 +53,33 @@ class Rush(Clock):
     """Runs, from 18:05 of the work date on: people go home."""
 
     def __init__(self) -> None:
-        self._shift = RUSH + 30_000 - super().now()
+        self._shift = BEGIN - super().now()
 
     def now(self) -> Instant:
         return super().now() + self._shift
 
 
-def until_now(people: int, devices: Sequence[Any], now: Instant) -> list[Reading]:
-    """What came before: terminals in contact all day, and everybody's first three punches."""
+def write_morning(hall: Hall, people: int) -> None:
+    """Journal what came before: terminals in contact and in step, everybody's first three punches,
+    in time."""
+    connection = open_writer(hall.state_dir / FILE_NAME)
+    journal = Journal(connection, hall.zone)
     midnight = local_midnight(WORK_DATE, ZONE)
-    told = [Reading(one.id, at, Link(True)) for one in devices for at in (midnight, now)]
-    told += [
-        Reading(f"t{n % TERMINALS}", midnight + minute * MINUTE + n, Punch(code(n), 1, 0, True))
-        for minute in PUNCH_MINUTES[:3]
-        for n in range(people)
-    ]
-    return told
+    begin = [Reading("hallwatch", midnight, DaemonStarted("bench"))]
+    for one in hall.devices:
+        begin += [Reading(one.id, midnight, Link(True)), Reading(one.id, midnight, ClockCheck())]
+    devices = [one.id for one in hall.devices]
+    told: list[tuple[Sequence[Reading], Instant]] = [(begin, midnight)]
+    for minute in PUNCH_MINUTES[:3]:
+        for n in range(people):
+            at = midnight + minute * MINUTE + n
+            punch = Punch(code(n), 1, 0, True)
+            told.append(([Reading(devices[n % len(devices)], at, punch)], at + 500))
+    told.append(([Reading("hallwatch", BEGIN - 1_000, DaemonAlive())], BEGIN - 1_000))
+    connection.execute("BEGIN")
+    journal.append(told)
+    connection.execute("COMMIT")
+    connection.close()
 
 
 class _Day(msgspec.Struct):
@@ -80,13 +104,20 @@ class Daemon:
         if push_port:
             devices = [push_table(n, push_port) for n in range(TERMINALS)]
         hall = load(write_settings(folder, people, WORK_DATE, broker=broker, devices=devices))
+        write_morning(hall, people)
         self.app = App(hall, Rush())
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self.app.start(), self._loop).result()
+        now = self.app.clock.now()
         self.app.pipeline.submit(
-            until_now(people, hall.devices, self.app.clock.now()), lambda _: None
+            [
+                Reading(one.id, now, body)
+                for one in hall.devices
+                for body in (Link(True), ClockCheck())
+            ],
+            lambda _: None,
         )
         self.settle()
 
