@@ -87,6 +87,8 @@ class Said:
         self._revoked: dict[str, Instant] = {}
         self._rosters: dict[tuple[str, date], list[tuple[Instant, RosterEntry]]] = {}
         self.people: dict[str, Person] = {}
+        self._heard: dict[str, Instant] = {}
+        """When something was last said about a person."""
         self.actions: dict[str, list[tuple[Instant, AlertAction]]] = defaultdict(list)
         """What people did about alerts, by alert id, in order of receipt."""
         for stored in sorted(
@@ -104,16 +106,28 @@ class Said:
             )
             for person in body.people:
                 self._absence_ids[person].add(body.absence_id)
+                self._note(person, stored.received_at)
         elif isinstance(body, AbsenceRevoked):
             self._revoked.setdefault(body.absence_id, stored.received_at)
+            for person, ids in self._absence_ids.items():
+                if body.absence_id in ids:
+                    self._note(person, stored.received_at)
         elif isinstance(body, RosterEntry):
             self._rosters.setdefault((body.person, body.work_date), []).append(
                 (stored.received_at, body)
             )
+            self._note(body.person, stored.received_at)
         elif isinstance(body, PersonEntry):
             self.people[body.person.code] = body.person
         elif isinstance(body, AlertAction):
             self.actions[body.alert_id].append((stored.received_at, body))
+
+    def _note(self, person: str, received_at: Instant) -> None:
+        self._heard[person] = max(self._heard.get(person, 0), received_at)
+
+    def heard_since(self, person: str, at: Instant) -> bool:
+        """Whether an absence or roster of this person came, changed or was revoked after ``at``."""
+        return self._heard.get(person, 0) > at
 
     def absence(self, absence_id: str) -> Absence | None:
         """The newest wording of an absence."""
@@ -141,6 +155,10 @@ class Said:
                     )
                 )  # fmt: skip
         return tuple(sorted(spans, key=lambda span: (span.starts, span.absence_id)))
+
+    @property
+    def has_rosters(self) -> bool:
+        return bool(self._rosters)
 
     def roster(self, person: str, work_date: date, as_of: Instant) -> RosterEntry | None:
         known = [
@@ -360,6 +378,8 @@ class Gatherer:
         }
         """People with quarantined punches."""
         self._expected: dict[tuple[date, tuple[SegmentRule, ...]], _Expected] = {}
+        self._plain: dict[date, _Expected] = {}
+        """What is expected of everybody, where nobody has a roster."""
         self._bounds: dict[date, tuple[Instant, Instant]] = {}
 
     @property
@@ -393,6 +413,9 @@ class Gatherer:
         """What is expected of a person on a date (nothing of somebody not employed then), and the
         span in which a punch can belong to the date."""
         rules: tuple[SegmentRule, ...] = ()
+        plain = not person.employed and not self.hall.rosters and not self.said.has_rosters
+        if plain and person.attendance_required and (known := self._plain.get(work_date)):
+            return known
         if (
             person.attendance_required
             and work_date >= self.first_date
@@ -419,6 +442,10 @@ class Gatherer:
                 starts = min(starts, segment.starts - segment.rule.open_before * 60_000)
                 ends = max(ends, segment.ends + segment.rule.close_after * 60_000 + 1)
             expected = self._expected[key] = _Expected(segments, starts, ends)
+        if plain and person.attendance_required:
+            if len(self._plain) > 5_000:
+                self._plain.clear()
+            self._plain[work_date] = expected
         return expected
 
     def work_dates(self, person: Person, day: int, as_of: Instant) -> Iterator[date]:
@@ -514,6 +541,20 @@ class Gatherer:
             appeal_ends=self.hall.appeal_ends(work_date),
             locks_at=self.hall.locks_at(work_date),
         )
+
+    def knew_all(self, day: PersonDay, at: Instant) -> bool:
+        """Whether everything in the day was known at ``at`` already, and nothing else then."""
+        person, work_date = day.person.code, day.work_date
+        if any(punch.received_at > at for punch in day.punches):
+            return False
+        if any(seen.received_at > at for seen in day.evidence):
+            return False
+        if self.said.heard_since(person, at):
+            return False
+        paths = self.paths.of(work_date, day.midnight - DAY // 2, day.next_midnight + DAY, at)
+        if day.person.devices:
+            return tuple(path for path in paths if path.device in day.person.devices) == day.paths
+        return paths is day.paths or paths == day.paths
 
     def _quarantined(
         self, person: str, last: int, starts: Instant, ends: Instant

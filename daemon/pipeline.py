@@ -58,6 +58,8 @@ TOGETHER = 16
 most a few milliseconds."""
 AT_ONCE = 200
 """Days judged in one transaction: about 30 ms, the longest that a punch waits for others."""
+REJUDGED_AT_ONCE = 2_000
+"""The same while nobody waits."""
 HALL_PAUSE: Instant = 1_000
 """While readings queue, a hall's day (which is dear) is judged once in so many ms."""
 LATE: Instant = MINUTE
@@ -255,9 +257,9 @@ class Pipeline:
         done = 0
         while self.next_wake is not None and self.next_wake <= now:
             progress(min(done, total), total)
-            self._judge(waited=False)
+            self._judge(waited=False, at_once=REJUDGED_AT_ONCE)
             self._checkpoint()
-            done += AT_ONCE
+            done += REJUDGED_AT_ONCE
         progress(total, total)
         self._connection.close()
         return self.store.head - head
@@ -462,7 +464,7 @@ class Pipeline:
 
     # -- judging
 
-    def _judge(self, waited: bool) -> None:
+    def _judge(self, waited: bool, at_once: int = AT_ONCE) -> None:
         now = self._as_of = max(self._as_of, self.clock.now())
         head = self.store.head
         pending = self._pending()
@@ -483,7 +485,7 @@ class Pipeline:
         if pending:
             self._take_in(now)
         if due or pending or rolled < today:
-            self._judge_due(now)
+            self._judge_due(now, at_once)
         self._save_cursors()
         self.store.flush()
         self._connection.execute("COMMIT")
@@ -682,11 +684,11 @@ class Pipeline:
         for day in range(first, min(days.day(ends), today) + 1):
             touched.update((person, date.fromordinal(day)) for person in people)
 
-    def _judge_due(self, now: Instant) -> None:
+    def _judge_due(self, now: Instant, at_once: int) -> None:
         self.store.flush()
         due = self._connection.execute(
             "SELECT subject_kind, subject, work_date FROM wake WHERE at <= ? ORDER BY at LIMIT ?",
-            (now, AT_ONCE),
+            (now, at_once),
         ).fetchall()
         people = []
         for kind, subject, day in due:
@@ -775,12 +777,14 @@ def judge_day(
     day = gatherer.person_day(person, work_date, as_of, rows)
     if as_of < day.locks_at:
         return day, judge_person(day, book)
-    locked = gatherer.person_day(person, work_date, day.locks_at, rows)
-    if structs.replace(locked, as_of=as_of) == day:
+    if gatherer.knew_all(day, day.locks_at):
         # Nothing came since the month was closed, which is so for nearly every day of a replay: if
         # time alone changes nothing either, one judgement serves for both.
+        locked = structs.replace(day, as_of=day.locks_at)
         closed = judge_person(locked, book)
         final = closed.record is None or closed.record.finality == "locked"
         if final and closed.ask_again is None:
             return day, closed
+    else:
+        locked = gatherer.person_day(person, work_date, day.locks_at, rows)
     return day, judge_person(day, book, locked)

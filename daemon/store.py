@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -38,9 +38,6 @@ _alert = msgspec.json.Decoder(Alert).decode
 _slots = msgspec.json.Decoder(tuple[Slot, ...]).decode
 
 _EPOCH = date(1970, 1, 1).toordinal()
-
-StoredDays = dict[tuple[str, date], tuple[str, str, int, int]]
-"""Body, slots, revision and number of findings, by person and work date."""
 
 RESOLVED_BY_PERSON = "resolved_by_person"
 """A person's word that a matter is closed stands although the rule would still show it."""
@@ -88,6 +85,67 @@ def inputs_hash(day: PersonDay, rule_version: str) -> str:
     return digest.hexdigest()
 
 
+class _StoredAlert(NamedTuple):
+    body: str
+    state: str
+    reason: str
+    by: str
+    done_at: Instant | None
+    note: str
+    revision: int
+
+
+_ALERT_COLUMNS = "body, state, reason, acknowledged_by, acknowledged_at, note, revision"
+_NO_ALERT = _StoredAlert("", "", "", "", None, "", 0)
+
+
+class _Findings(NamedTuple):
+    violations: dict[str, tuple[str, str, int]]
+    """Body, state and revision by id."""
+    alerts: dict[str, _StoredAlert]
+
+
+class StoredDays:
+    """What is stored of some people's days; findings are read, for all of them, only when one of
+    them has any."""
+
+    def __init__(
+        self, execute: Callable[..., sqlite3.Cursor], people: Mapping[date, Sequence[str]]
+    ) -> None:
+        self._execute = execute
+        self._people = people
+        self._findings: dict[date, dict[str, _Findings]] = {}
+        self._days: dict[tuple[str, date], tuple[str, str, int, int]] = {}
+        for work_date in people:
+            for person, *row in self._of("body, slots, revision, findings", work_date):
+                self._days[person, work_date] = (row[0], row[1], row[2], row[3])
+
+    def day(self, person: str, work_date: date) -> tuple[str, str, int, int] | None:
+        """Body, slots, revision and number of findings."""
+        return self._days.get((person, work_date))
+
+    def findings(self, person: str, work_date: date) -> _Findings:
+        found = self._findings.get(work_date)
+        if found is None:
+            found = self._findings[work_date] = {
+                code: _Findings({}, {}) for code in self._people[work_date]
+            }
+            for code, id_, *row in self._of("id, body, state, revision", work_date, "violation"):
+                found[code].violations[id_] = (row[0], row[1], row[2])
+            for code, id_, *row in self._of(f"id, {_ALERT_COLUMNS}", work_date, "alert"):
+                found[code].alerts[id_] = _StoredAlert(*row)
+        return found[person]
+
+    def _of(self, columns: str, work_date: date, table: str = "attendance_day") -> sqlite3.Cursor:
+        codes = self._people[work_date]
+        who = "subject_kind = 'person' AND subject" if table == "alert" else "person"
+        return self._execute(
+            f"SELECT {'subject' if table == 'alert' else 'person'}, {columns} FROM {table}"
+            f" WHERE work_date = ? AND {who} IN ({', '.join('?' * len(codes))})",
+            (work_date.isoformat(), *codes),
+        )
+
+
 class Store:
     """The derived tables on the writing connection; all runs in the transaction of the caller, who
     calls ``flush`` before the commit, or ``forget`` after a rollback."""
@@ -102,6 +160,8 @@ class Store:
         self._changes: list[tuple[object, ...]] = []
         self._days: list[tuple[object, ...]] = []
         self._days_confirmed: list[tuple[object, ...]] = []
+        self._violation_rows: list[tuple[object, ...]] = []
+        self._alert_rows: list[tuple[object, ...]] = []
         self._wakes: dict[tuple[str, str, str], Instant | None] = {}
         self.forget()
         self.actions: Mapping[str, Sequence[tuple[Instant, AlertAction]]] = {}
@@ -116,6 +176,8 @@ class Store:
         self._changes.clear()
         self._days.clear()
         self._days_confirmed.clear()
+        self._violation_rows.clear()
+        self._alert_rows.clear()
         self._wakes.clear()
         row = self._execute("SELECT seq FROM sqlite_sequence WHERE name = 'change'").fetchone()
         self.head = row[0] if row else 0
@@ -140,6 +202,23 @@ class Store:
                 self._days_confirmed,
             )
             self._days_confirmed.clear()
+        if self._violation_rows:
+            self._executemany(
+                "INSERT OR REPLACE INTO violation (id, rule, code, person, unit, work_date,"
+                " severity, points, finality, state, reason, body, revision, changed_at,"
+                " change_seq) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                self._violation_rows,
+            )
+            self._violation_rows.clear()
+        if self._alert_rows:
+            self._executemany(
+                "INSERT OR REPLACE INTO alert (id, rule, code, subject_kind, subject, work_date,"
+                " severity, opened_at, state, reason, body, acknowledged_by, acknowledged_at,"
+                " note, revision, changed_at, change_seq)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                self._alert_rows,
+            )
+            self._alert_rows.clear()
         if self._wakes:
             over = [day for day, at in self._wakes.items() if at is None]
             if over:
@@ -166,28 +245,21 @@ class Store:
     def stored_days(self, people: Mapping[date, Sequence[str]]) -> StoredDays:
         """What is stored of these people's days: all that ``apply_person`` needs to know."""
         self.flush()
-        found: StoredDays = {}
-        for work_date, codes in people.items():
-            for person, *row in self._execute(
-                "SELECT person, body, slots, revision, findings FROM attendance_day"
-                f" WHERE work_date = ? AND person IN ({', '.join('?' * len(codes))})",
-                (work_date.isoformat(), *codes),
-            ):
-                found[person, work_date] = (row[0], row[1], row[2], row[3])
-        return found
+        return StoredDays(self._execute, people)
 
     def apply_person(
         self, day: PersonDay, outcome: Outcome, rule_version: str, stored: StoredDays
     ) -> None:
         """Make the stored rows of a person's day those of ``outcome``; record what changed."""
         person, work_date, at = day.person.code, day.work_date.isoformat(), day.as_of
-        found = stored.get((person, day.work_date))
+        found = stored.day(person, day.work_date)
         old_body, old_slots, revision, findings = found or ("", "", 0, 0)
         record = outcome.record
         reason = _withdrawal_reason(day)
         if findings or outcome.violations or outcome.alerts or outcome.adjustments:
-            findings += self._violations(person, work_date, outcome.violations, at, reason)
-            findings += self._alerts(person, work_date, outcome.alerts, at, reason)
+            before = stored.findings(person, day.work_date)
+            findings += self._violations(before.violations, outcome.violations, at, reason)
+            findings += self._alerts(before.alerts, work_date, outcome.alerts, at, reason)
             findings += self._adjustments(person, work_date, outcome.adjustments, at)
         if record is not None and (record.slots or record.strays):
             body, slots = record_json(record)
@@ -245,21 +317,12 @@ class Store:
 
     def _violations(
         self,
-        person: str,
-        work_date: str,
+        stored: dict[str, tuple[str, str, int]],
         violations: Sequence[Violation],
         at: Instant,
         reason: str,
     ) -> int:
         """Returns how many rows were added."""
-        stored = {
-            row[0]: row[1:]
-            for row in self._execute(
-                "SELECT id, body, state, revision FROM violation"
-                " WHERE work_date = ? AND person = ?",
-                (work_date, person),
-            )
-        }
         added = 0
         if any(violation.id not in stored for violation in violations):
             # A heavier finding has taken the place of a lesser one.
@@ -297,61 +360,44 @@ class Store:
                 state=state, reason=reason, revision=revision, changed_at=at,
             ),
         )  # fmt: skip
-        self._execute(
-            "INSERT OR REPLACE INTO violation (id, rule, code, person, unit, work_date, severity,"
-            " points, finality, state, reason, body, revision, changed_at, change_seq)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        self._violation_rows.append(
             (
                 violation.id, violation.rule, violation.code, violation.person, violation.unit,
                 violation.work_date.isoformat(), violation.severity, violation.points,
                 violation.finality, state, reason, body, revision, at, seq,
-            ),
+            )
         )  # fmt: skip
 
     def _alerts(
         self,
-        subject: str | None,
+        stored: dict[str, _StoredAlert],
         work_date: str,
         alerts: Sequence[Alert],
         at: Instant,
         reason: str,
     ) -> int:
-        """``subject`` is a person; none: the alerts of all subjects but people (the hall's day)."""
-        condition, about = (
-            ("subject_kind = 'person' AND subject = ?", (work_date, subject))
-            if subject is not None
-            else ("subject_kind <> 'person'", (work_date,))
-        )
-        stored = {
-            row[0]: row[1:]
-            for row in self._execute(
-                f"SELECT id, body, state, reason, revision FROM alert WHERE work_date = ?"
-                f" AND {condition}",
-                about,
-            )
-        }
+        """Returns how many rows were added."""
         added = 0
         for alert in alerts:
             body = _encode(alert).decode()
-            old_body, state, why, revision = stored.pop(alert.id, ("", "", "", 0))
-            by_person = why == RESOLVED_BY_PERSON and alert.state == "open"
-            new_state = "resolved" if by_person else alert.state
-            if body == old_body and state == new_state:
+            old = stored.pop(alert.id, _NO_ALERT)
+            by_person = old.reason == RESOLVED_BY_PERSON and alert.state == "open"
+            state = "resolved" if by_person else alert.state
+            if body == old.body and old.state == state:
                 continue
-            added += not revision
-            op = "opened" if state in ("", "withdrawn") else "amended"
-            self._write_alert(
-                alert, body, work_date, op, new_state, why if by_person else "", revision + 1, at
-            )
-            if not revision:
+            added += not old.revision
+            op = "opened" if old.state in ("", "withdrawn") else "amended"
+            why = old.reason if by_person else ""
+            self._write_alert(alert, body, work_date, op, state, why, old, at)
+            if not old.revision:
                 for acted_at, action in self.actions.get(alert.id, ()):
                     self.act_on_alert(action, acted_at, at)
-        for old_body, state, _, revision in stored.values():
-            if state != "withdrawn":
+        for old in stored.values():
+            if old.state != "withdrawn":
+                gone = _alert(old.body)
                 self._write_alert(
-                    _alert(old_body), old_body, work_date, "withdrawn", "withdrawn", reason,
-                    revision + 1, at,
-                )  # fmt: skip
+                    gone, old.body, work_date, "withdrawn", "withdrawn", reason, old, at
+                )
         return added
 
     def _write_alert(
@@ -362,12 +408,10 @@ class Store:
         op: str,
         state: str,
         reason: str,
-        revision: int,
+        old: _StoredAlert,
         at: Instant,
     ) -> None:
-        by, done_at, note = self._execute(
-            "SELECT acknowledged_by, acknowledged_at, note FROM alert WHERE id = ?", (alert.id,)
-        ).fetchone() or ("", None, "")
+        by, done_at, note, revision = old.by, old.done_at, old.note, old.revision + 1
         seq = self._change(
             "alert", op, alert.id, at, reason,
             wire_alert(
@@ -376,39 +420,31 @@ class Store:
                 changed_at=at,
             ),
         )  # fmt: skip
-        self._execute(
-            "INSERT OR REPLACE INTO alert (id, rule, code, subject_kind, subject, work_date,"
-            " severity, opened_at, state, reason, body, acknowledged_by, acknowledged_at, note,"
-            " revision, changed_at, change_seq)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        self._alert_rows.append(
             (
                 alert.id, alert.rule, alert.code, alert.subject_kind, alert.subject, work_date,
                 alert.severity, alert.opened_at, state, reason, body, by, done_at, note, revision,
                 at, seq,
-            ),
+            )
         )  # fmt: skip
 
     def act_on_alert(self, action: AlertAction, acted_at: Instant, at: Instant) -> None:
         """A person acknowledged an alert (resolving implies it).  An alert that is not there (yet)
         is acted on when it comes: in a replay it does."""
+        self.flush()
         found = self._execute(
-            "SELECT body, state, reason, acknowledged_by, acknowledged_at, note, revision,"
-            " work_date FROM alert WHERE id = ?",
-            (action.alert_id,),
+            f"SELECT work_date, {_ALERT_COLUMNS} FROM alert WHERE id = ?", (action.alert_id,)
         ).fetchone()
         if found is None:
             return
-        body, state, reason, by, done_at, note, revision, work_date = found
-        by, done_at = by or action.by, done_at or acted_at
-        note = action.note or note
-        self._execute(
-            "UPDATE alert SET acknowledged_by = ?, acknowledged_at = ?, note = ? WHERE id = ?",
-            (by, done_at, note, action.alert_id),
-        )
-        alert = _alert(body)
+        old = _StoredAlert(*found[1:])
+        state, reason = old.state, old.reason
         if action.action == "resolve" and state == "open":
             state, reason = "resolved", RESOLVED_BY_PERSON
-        self._write_alert(alert, body, work_date, "amended", state, reason, revision + 1, at)
+        acted = old._replace(
+            by=old.by or action.by, done_at=old.done_at or acted_at, note=action.note or old.note
+        )
+        self._write_alert(_alert(old.body), old.body, found[0], "amended", state, reason, acted, at)
 
     def _adjustments(
         self, person: str, work_date: str, adjustments: Sequence[Adjustment], at: Instant
@@ -451,7 +487,16 @@ class Store:
     def apply_hall(self, work_date: date, hall: str, outcome: Outcome, as_of: Instant) -> None:
         """Make the stored alerts about devices and the hall of a date those of ``outcome``."""
         day = work_date.isoformat()
-        self._alerts(None, day, outcome.alerts, as_of, "facts_changed")
+        self.flush()
+        stored = {
+            row[0]: _StoredAlert(*row[1:])
+            for row in self._execute(
+                f"SELECT id, {_ALERT_COLUMNS} FROM alert"
+                " WHERE work_date = ? AND subject_kind <> 'person'",
+                (day,),
+            )
+        }
+        self._alerts(stored, day, outcome.alerts, as_of, "facts_changed")
         self.set_wake("hall", hall, day, outcome.ask_again)
 
     def count_readings(self, counts: Counter[str], latest: dict[str, Instant]) -> None:
