@@ -56,6 +56,6 @@ truth: $(READY)
 
 lock:
 	$(BIN)/pip install --quiet pip-tools
-	$(LOCK) --extra broker --output-file requirements.lock pyproject.toml
-	$(LOCK) --extra broker --extra test --output-file requirements-test.lock \
+	$(LOCK) --extra broker --extra influx --output-file requirements.lock pyproject.toml
+	$(LOCK) --extra broker --extra influx --extra test --output-file requirements-test.lock \
 		--constraint requirements.lock pyproject.toml

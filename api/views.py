@@ -17,6 +17,14 @@ from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 
+from rules.counter import (
+    AreaRecord,
+    Durations,
+    RatingRecord,
+    Service,
+    WindowFigures,
+    WindowRecord,
+)
 from rules.model import (
     TRUST,
     Absence,
@@ -422,4 +430,230 @@ def wire_absence(
         "state": "approved" if revoked is None else "revoked",
         "reason": revoked or "",
         "received_at": instant_text(received_at, zone),
+    }
+
+
+WINDOW_ZH = {
+    "idle": "空闲",
+    "calling": "叫号中",
+    "serving": "办理中",
+    "finished": "办结待评价",
+    "paused": "暂停服务",
+    "closed": "关闭",
+    "unknown": "未知",
+}
+
+
+def window_event(before: WindowRecord | None, now: WindowRecord, new_call: bool) -> str:
+    """What happened at the window between two states, in the words of queue events; empty if
+    nothing did."""
+    if new_call and now.last_call is not None:
+        return now.last_call.kind
+    was = "unknown" if before is None else before.state
+    if was == now.state:
+        return ""
+    if now.state == "idle":
+        if was in ("paused", "closed"):
+            return "window_resumed" if was == "paused" else "window_opened"
+        ended = now.services[-1].ended if now.services else ""
+        return ended if ended in ("finished", "abandoned", "held", "transferred") else ""
+    return {
+        "serving": "started",
+        "finished": "finished",
+        "paused": "window_paused",
+        "closed": "window_closed",
+    }.get(now.state, "")
+
+
+def wire_window(
+    record: WindowRecord,
+    zone: ZoneInfo,
+    call_seq: int | None,
+    event: str,
+    revision: int,
+    changed_at: Instant,
+) -> Row:
+    """窗口叫号状态.  ``call_seq`` rises with every call and recall in the hall; ``event`` is what
+    just happened, empty where the row only says more.  ``waiting`` is none where unknown."""
+    return {
+        "window": record.window.id,
+        "name": record.window.name,
+        "area": record.window.area,
+        "unit": record.window.unit,
+        "work_date": record.work_date.isoformat(),
+        "state": record.state,
+        "state_zh": WINDOW_ZH.get(record.state, record.state),
+        "since": _text_or_none(record.since, zone),
+        "ticket": record.ticket,
+        "queue": record.queue,
+        "person_code": record.person,
+        "called_at": _text_or_none(record.called_at, zone),
+        "repeat": record.repeat,
+        "call_seq": call_seq,
+        "waiting": record.waiting,
+        "stale": record.state == "unknown",
+        "event": event,
+        "event_at": _text_or_none(record.last_call.at, zone)
+        if event in ("called", "recalled") and record.last_call
+        else _text_or_none(record.since, zone),
+        "figures": wire_figures(record.figures),
+        "unmatched_shown": [
+            {"ticket": one.ticket, "since": instant_text(one.since, zone), "device": one.device}
+            for one in record.unmatched_shown
+            if one.until is None
+        ],
+        "revision": revision,
+        "updated_at": instant_text(changed_at, zone),
+    }
+
+
+def wire_figures(figures: WindowFigures) -> Row:
+    """Counts of a window's date; every share as ``n`` of ``of``, scales apart."""
+    return {
+        "called": figures.called,
+        "finished": figures.finished,
+        "abandoned": figures.abandoned,
+        "held": figures.held,
+        "transferred": figures.transferred,
+        "ended_unknown": figures.ended_unknown,
+        "rated": figures.rated,
+        "prompted": figures.prompted,
+        "scales": figures.scales,
+        "additional": figures.additional,
+        "unmatched": figures.unmatched,
+        "unrated_presses": figures.unrated_presses,
+        "waits": _wire_durations(figures.waits),
+        "services": _wire_durations(figures.services),
+        "callbacks": figures.callbacks,
+        "rectified": figures.rectified,
+        "in_time": figures.in_time,
+        "hours": [
+            {
+                "hour": hour.hour,
+                "called": hour.called,
+                "finished": hour.finished,
+                "abandoned": hour.abandoned,
+                "waits": _wire_durations(hour.waits),
+                "services": _wire_durations(hour.services),
+            }
+            for hour in figures.hours
+        ],
+    }
+
+
+def _wire_durations(told: Durations) -> Row:
+    return {
+        "n": told.n,
+        "minutes_sum": round(told.total / 60_000, 3),
+        "mean_minutes": told.mean,
+        "longest_minutes": told.longest,
+    }
+
+
+def wire_service(service: Service, zone: ZoneInfo, window: str, work_date: str) -> Row:
+    """一次办理: a ticket at a window, from calling to its end."""
+    return {
+        "window": window,
+        "work_date": work_date,
+        "ticket": service.ticket,
+        "queue": service.queue,
+        "service_code": service.service_code,
+        "person_code": service.person,
+        "taken_at": _text_or_none(service.taken_at, zone),
+        "called_at": _text_or_none(service.called_at, zone),
+        "started_at": _text_or_none(service.started_at, zone),
+        "finished_at": _text_or_none(service.finished_at, zone),
+        "ended": service.ended,
+        "ended_at": _text_or_none(service.ended_at, zone),
+        "waited_seconds": None if service.waited is None else service.waited / 1000,
+        "served_seconds": None if service.served is None else service.served / 1000,
+        "recalls": service.recalls,
+        "priority": service.priority,
+        "to": service.to,
+        "sources": service.sources,
+        "prompted": service.prompted,
+        "rating_id": service.rating_id,
+        "additional": service.additional,
+        "flags": service.flags,
+        "evidence": [one.hex() for one in service.readings],
+    }
+
+
+def wire_rating(
+    rating: RatingRecord, zone: ZoneInfo, work_date: str, revision: int, changed_at: Instant
+) -> Row:
+    """评价.  ``level`` is 5 to 1, none where nobody rated; ``follow_up``: 差评整改 of a bad one."""
+    follow_up = rating.follow_up
+    return {
+        "rating_id": rating.rating_id,
+        "work_date": work_date,
+        "window": rating.window,
+        "level": rating.level,
+        "scale_id": rating.scale_id,
+        "channel": rating.channel,
+        "pressed_at": instant_text(rating.at, zone),
+        "received_at": instant_text(rating.received_at, zone),
+        "person_code": rating.person,
+        "ticket": rating.ticket,
+        "match": rating.match,
+        "counted": rating.counted,
+        "named": rating.named,
+        "defaulted": rating.defaulted,
+        "origin": rating.origin,
+        "problem": rating.problem,
+        "live": rating.live,
+        "flags": rating.flags,
+        "follow_up": None
+        if follow_up is None
+        else {
+            "state": follow_up.state,
+            "opened_at": instant_text(follow_up.opened_at, zone),
+            "taken_up_at": _text_or_none(follow_up.taken_up_at, zone),
+            "handler": follow_up.handler,
+            "kind": follow_up.kind,
+            "tries": follow_up.tries,
+            "contacted": follow_up.contacted,
+            "closed_at": _text_or_none(follow_up.closed_at, zone),
+            "reopened": follow_up.reopened,
+            "excluded": follow_up.excluded,
+            "dues": [
+                {
+                    "step": due.step,
+                    "at": _text_or_none(due.at, zone),
+                    "done_at": _text_or_none(due.done_at, zone),
+                }
+                for due in follow_up.dues
+            ],
+            "flags": follow_up.flags,
+        },
+        "evidence": [rating.reading_id.hex()],
+        "revision": revision,
+        "updated_at": instant_text(changed_at, zone),
+    }
+
+
+def wire_area(
+    area: AreaRecord, zone: ZoneInfo, work_date: str, revision: int, changed_at: Instant
+) -> Row:
+    """服务区: its windows together.  ``waiting`` is none where unknown."""
+    return {
+        "area": area.area,
+        "work_date": work_date,
+        "waiting": area.waiting,
+        "open_windows": area.open_windows,
+        "waits": _wire_durations(area.waits),
+        "hours": [
+            {
+                "hour": hour.hour,
+                "taken": hour.taken,
+                "called": hour.called,
+                "finished": hour.finished,
+                "abandoned": hour.abandoned,
+                "waits": _wire_durations(hour.waits),
+                "waiting": hour.waiting,
+            }
+            for hour in area.hours
+        ],
+        "revision": revision,
+        "updated_at": instant_text(changed_at, zone),
     }

@@ -734,6 +734,8 @@ def _seen(row: tuple[Any, ...]) -> SeenPunch | Evidence:
     if kind == "evidence":
         evidence = _evidence.decode(body)
         return Evidence(event_at, evidence.kind, evidence.sensor, id_, received_at)
+    if kind == "queue":
+        return Evidence(event_at, "ticket_called", device, id_, received_at)
     punch = _punch.decode(body)
     return SeenPunch(
         event_at, at, device, id_, trust, earliest, punch.source, punch.state, received_at

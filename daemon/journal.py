@@ -10,7 +10,22 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from rules.model import Body, ClockCheck, Instant, LogComplete, Punch, Reading, reading_id
+from rules.model import (
+    Body,
+    ClockCheck,
+    FollowUpStep,
+    Instant,
+    LogComplete,
+    PresenceEvidence,
+    Punch,
+    QueueEvent,
+    Rating,
+    RatingPrompt,
+    Reading,
+    Shown,
+    normal_ticket,
+    reading_id,
+)
 from rules.trust import Clock
 
 RAW_LIMIT = 4096
@@ -20,7 +35,8 @@ _decoder = msgspec.json.Decoder(Body)
 
 _INSERT = (
     "INSERT OR IGNORE INTO reading (id, device, kind, person, at, received_at, event_at, trust,"
-    " earliest, day, body, raw, serial) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " earliest, day, body, raw, serial, window, ref)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _EPOCH = date(1970, 1, 1).toordinal()
 
@@ -107,7 +123,7 @@ class Journal:
             return (
                 reading_id(reading), device, "punch", body.person, at, received_at, event_at, trust,
                 earliest, self.days.day(event_at), _encode(body).decode(), reading.raw[:RAW_LIMIT],
-                reading.serial,
+                reading.serial, None, None,
             )  # fmt: skip
         if type(body) is ClockCheck:
             self.clock(device).check(received_at, at)
@@ -115,10 +131,14 @@ class Journal:
             clock = self.clock(device)
             clock.complete_until = max(clock.complete_until, at)
         kind = body.__struct_config__.tag
-        person = body.person if kind == "evidence" else None  # type: ignore[union-attr]
+        person = None
+        if type(body) is PresenceEvidence or (type(body) is QueueEvent and body.event == "called"):
+            person = body.person or None
+        window, ref = _counter_place(body)
         return (
             reading_id(reading), device, kind, person, at, received_at, at, 0, 0,
             self.days.day(at), _encode(body).decode(), reading.raw[:RAW_LIMIT], reading.serial,
+            window, ref,
         )  # fmt: skip
 
     def clock(self, device: str) -> Clock:
@@ -142,6 +162,21 @@ class Journal:
     def forget_clocks(self) -> None:
         """After a transaction that was rolled back: what it taught about clocks did not happen."""
         self._clocks.clear()
+
+
+def _counter_place(body: Body) -> tuple[str | None, str | None]:
+    """The window whose day a reading belongs to (empty: the hall's), and what it refers to."""
+    if isinstance(body, QueueEvent):
+        return body.window, body.ticket
+    if isinstance(body, Rating):
+        return body.window, body.session or normal_ticket(body.service_ref)
+    if isinstance(body, RatingPrompt):
+        return body.window, body.session
+    if isinstance(body, Shown):
+        return body.window, None
+    if isinstance(body, FollowUpStep):
+        return None, body.rating_id
+    return None, None
 
 
 def others_since(connection: sqlite3.Connection, seq: int) -> Iterator[StoredReading]:

@@ -12,6 +12,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -24,10 +25,12 @@ from msgspec import Struct, structs
 
 from config.load import Hall
 from daemon.clock import Clock
+from daemon.counter import CounterGatherer
 from daemon.database import open_writer
 from daemon.facts import DayRows, Gatherer
 from daemon.journal import Journal, StoredReading, others_since
 from daemon.store import Store
+from rules.counter import WindowRecord
 from rules.engine import judge_hall, judge_person
 from rules.model import (
     MINUTE,
@@ -37,6 +40,7 @@ from rules.model import (
     ClockCheck,
     DaemonStarted,
     DeviceEvent,
+    FollowUpStep,
     GapExplained,
     Instant,
     Link,
@@ -44,11 +48,16 @@ from rules.model import (
     Outcome,
     PersonDay,
     PersonEntry,
+    QueueEvent,
+    Rating,
+    RatingPrompt,
     Reading,
     RosterEntry,
+    Shown,
 )
 
 log = structlog.get_logger(__name__)
+COUNTER_BODIES = QueueEvent | Rating | RatingPrompt | Shown | FollowUpStep
 T = TypeVar("T")
 
 BURST = 20_000
@@ -62,6 +71,11 @@ REJUDGED_AT_ONCE = 2_000
 """The same while nobody waits."""
 HALL_PAUSE: Instant = 1_000
 """While readings queue, a hall's day (which is dear) is judged once in so many ms."""
+COUNTER_PAUSE: Instant = 1_000
+"""The hall's counter as a whole is judged once in so many ms, or in ten times as long as it took:
+it is told for people to read, while each window's own state is told at once."""
+WINDOWS_AT_ONCE = 30
+"""Windows judged in one transaction, where they waited: about 1 ms each at the end of a day."""
 LATE: Instant = MINUTE
 """A punch that came later than this may belong to an hour whose counts were judged."""
 RETRY = 10 * MINUTE
@@ -77,6 +91,15 @@ class _Told(Struct, frozen=True):
     marks: Mapping[tuple[str, str], str]
     done: Callable[[int | BaseException], None]
     remember: tuple[Any, ...] | None = None
+
+
+class Happening(Struct, frozen=True):
+    """What a window's date comes to now, what just happened there (empty: it only says more), and
+    the number of its last call."""
+
+    record: WindowRecord
+    event: str
+    call_seq: int | None
 
 
 class _Call(Struct, frozen=True):
@@ -96,7 +119,14 @@ class Pipeline:
         """Called in the pipeline's thread after a commit that brought changes, with the last one's
         number."""
         self._cursors: dict[str, int] = {}
+        self.at_windows: Callable[[Sequence[Happening]], None] = lambda _news: None
+        """Called in the pipeline's thread after a commit, with what is new at windows today."""
         self._hall_judged: Instant = 0
+        self._counter_judged: Instant = 0
+        self._counter_pause: Instant = COUNTER_PAUSE
+        self._counter_waits: set[str] = set()
+        """Dates whose counter is judged when the pause is over."""
+        self._happenings: list[Happening] = []
         self._settling: list[Future[None]] = []
         self._told_soon: list[Future[None]] = []
         self._answers: dict[
@@ -249,6 +279,7 @@ class Pipeline:
         for day in range(begin, end + 1):
             work_date = date.fromordinal(day).isoformat()
             days = [("person", code, work_date) for code in self.gatherer.people()]
+            days += self._counter_days(day)
             self.store.wake_soon([*days, ("hall", self.hall.id, work_date)], now)
         self._connection.execute("COMMIT")
         self.next_wake = now
@@ -263,6 +294,25 @@ class Pipeline:
         progress(total, total)
         self._connection.close()
         return self.store.head - head
+
+    def _counter_days(self, day: int) -> list[tuple[str, str, str]]:
+        """The counter's subjects of a local date: windows of which something was told on it or the
+        day before (boards must not go on showing yesterday's number), and the hall."""
+        work_date = date.fromordinal(day).isoformat()
+        told = self._connection.execute(
+            "SELECT DISTINCT window, day FROM reading WHERE day IN (?, ?) AND window IS NOT NULL",
+            (day, day - 1),
+        ).fetchall()
+        windows = {window for window, _ in told if window in self.counter.windows}
+        whole = (
+            "SELECT 1 FROM reading WHERE kind = 'queue' AND day = ? AND ref = '' AND window = ''"
+        )
+        if self._connection.execute(whole, (day,)).fetchone():
+            windows.update(self.counter.windows)
+        subjects = [("window", window, work_date) for window in sorted(windows)]
+        if any(on == day for _, on in told):
+            subjects.append(("counter", self.hall.id, work_date))
+        return subjects
 
     def _rehear(self) -> None:
         """Derive anew what does not belong to a date: devices' states, what was done to alerts."""
@@ -282,6 +332,7 @@ class Pipeline:
             self._set_meta("installed_on", installed)
         self.journal = Journal(self._connection, hall.zone)
         self.gatherer = Gatherer(self._connection, hall, date.fromisoformat(installed))
+        self.counter = CounterGatherer(self._connection, hall, self.gatherer)
         self.store = Store(self._connection, hall.zone)
         self.store.actions = self.gatherer.said.actions
         self.store.serials = self.serials
@@ -401,8 +452,7 @@ class Pipeline:
         for done, answer in answers:
             done(answer)
         self._wake_loops()
-        if self.store.head > head:
-            self.changed(self.store.head)
+        self._tell(head)
 
     def _judge_at_once(self) -> None:
         """Judge what was just journalled before it is committed; if that fails, it is judged (and
@@ -419,6 +469,7 @@ class Pipeline:
             log.exception("judgement_postponed")
             execute("ROLLBACK TO judged")
             self.store.forget()
+            self._happenings.clear()
             self._judged_seq = int(self._meta("judged_seq") or 0)
         execute("RELEASE judged")
 
@@ -455,6 +506,7 @@ class Pipeline:
             self._connection.execute("ROLLBACK")
         self.journal.forget_clocks()
         self.store.forget()
+        self._happenings.clear()
         self.journal.last_seq = self._connection.execute(
             "SELECT ifnull(max(seq), 0) FROM reading"
         ).fetchone()[0]
@@ -467,6 +519,15 @@ class Pipeline:
     def _judge(self, waited: bool, at_once: int = AT_ONCE) -> None:
         now = self._as_of = max(self._as_of, self.clock.now())
         head = self.store.head
+        if self._settling and self._counter_waits:
+            self._counter_judged = 0
+            for day in self._counter_waits:
+                self._connection.execute(
+                    "UPDATE wake SET at = ? WHERE subject_kind = 'counter' AND work_date = ?",
+                    (now, day),
+                )
+            self._counter_waits.clear()
+            self.next_wake = min(self.next_wake or now, now)
         pending = self._pending()
         due = self.next_wake is not None and self.next_wake <= now
         today = self.gatherer.days.day(now)
@@ -490,8 +551,15 @@ class Pipeline:
         self.store.flush()
         self._connection.execute("COMMIT")
         self.next_wake = self._query_next_wake()
+        self._tell(head)
+
+    def _tell(self, head: int) -> None:
+        """After a commit: wake who waits for changes after ``head``."""
         if self.store.head > head:
             self.changed(self.store.head)
+        if self._happenings:
+            news, self._happenings = self._happenings, []
+            self.at_windows(news)
 
     def _roll(self, rolled: int, today: int, now: Instant) -> None:
         """Begin the dates since the last time: who stays away for a whole day sends no reading."""
@@ -504,6 +572,7 @@ class Pipeline:
             days = [("person", code, work_date) for code in people]
             days.append(("hall", self.hall.id, work_date))
             self.store.wake_soon(days, now)
+        self.store.wake_soon(self._counter_days(today), now)
         self._set_meta("rolled", str(today))
         self._rolled = today
 
@@ -514,10 +583,9 @@ class Pipeline:
         for day in range(first, today + 1):
             work_date = date.fromordinal(day)
             if self.hall.locks_at(work_date) > now:
-                self.store.wake_soon(
-                    [("person", code, work_date.isoformat()) for code in self.gatherer.people()],
-                    now,
-                )
+                people = self.gatherer.people()
+                days = [("person", code, work_date.isoformat()) for code in people]
+                self.store.wake_soon([*days, *self._counter_days(day)], now)
         self._set_meta("settings", self.hall.settings_hash)
         self.next_wake = min(self.next_wake or now, now)
 
@@ -558,8 +626,9 @@ class Pipeline:
                 self.gatherer.doubtful.add(person)
                 touched.update((person, at) for at in self._doubted(person, since, day))
         later: set[tuple[str, str, str]] = set()
+        windows: set[tuple[str, date]] = set()
         for stored in others_since(self._connection, since):
-            self._hear(stored, touched, halls, later, now)
+            self._hear(stored, touched, halls, windows, later, now)
         self.store.quiet = False
         self._set_meta("judged_seq", str(until))
         self._judged_seq = until
@@ -577,6 +646,31 @@ class Pipeline:
                 [("hall", self.hall.id, day.isoformat()) for day in sorted(halls)], now
             )
         self._judge_people(now_days, now)
+        self._judge_touched_windows(windows, yesterday, now)
+
+    def _judge_touched_windows(
+        self, windows: set[tuple[str, date]], yesterday: date, now: Instant
+    ) -> None:
+        later = {
+            (window, day)
+            for window, day in windows
+            if day < yesterday and window in self.counter.windows
+        }
+        fresh = [one for one in windows - later if one[0] in self.counter.windows]
+        later.update(fresh[WINDOWS_AT_ONCE:])
+        self.store.wake_soon(
+            sorted(("window", window, day.isoformat()) for window, day in later), now
+        )
+        for day in sorted({day for _, day in windows}):
+            self._counter_due(day.isoformat(), now)
+        for window, day in sorted(fresh[:WINDOWS_AT_ONCE]):
+            self._judge_window_day(window, day, now)
+
+    def _counter_due(self, work_date: str, now: Instant) -> None:
+        at = max(now, self._counter_judged + self._counter_pause)
+        if at > now:
+            self._counter_waits.add(work_date)
+        self.store.wake_soon([("counter", self.hall.id, work_date)], at)
 
     def _doubted(self, person: str, since: int, day: int) -> Iterable[date]:
         (earliest,) = self._connection.execute(
@@ -592,6 +686,7 @@ class Pipeline:
         stored: StoredReading,
         touched: set[tuple[str, date]],
         halls: set[date],
+        windows: set[tuple[str, date]],
         later: set[tuple[str, str, str]],
         now: Instant,
     ) -> None:
@@ -612,6 +707,10 @@ class Pipeline:
             touched.update(
                 (body.person.code, date.fromordinal(day)) for day in range(first, days.day(now) + 1)
             )
+        elif isinstance(body, COUNTER_BODIES):
+            windows.update(self.counter.days_of(body, days.day(stored.at)))
+            if stored.device not in ("api", "import"):
+                self.store.see_device(stored, now)
         elif isinstance(body, AlertAction):
             self.store.act_on_alert(body, stored.received_at, now)
         elif isinstance(body, GapExplained):
@@ -625,6 +724,9 @@ class Pipeline:
             elif isinstance(body, Link | DaemonStarted):
                 device = stored.device if isinstance(body, Link) else None
                 self.gatherer.paths.forget(device)
+                self.counter.paths.forget(device)
+                if isinstance(body, Link):
+                    windows.update(self.counter.seen_by(stored.device, days.day(stored.at)))
                 first, last = days.day(stored.at), days.day(stored.received_at)
                 halls.update(
                     date.fromordinal(day) for day in range(max(first, last - 60), last + 1)
@@ -691,11 +793,23 @@ class Pipeline:
             (now, at_once),
         ).fetchall()
         people = []
+        windows = 0
         for kind, subject, day in due:
             work_date = date.fromisoformat(day)
             if kind == "person":
                 people.append((subject, work_date))
-            elif subject == self.hall.id:
+            elif kind == "window" and subject in self.counter.windows:
+                windows += 1
+                if windows <= max(WINDOWS_AT_ONCE, at_once // 10):
+                    self._judge_window_day(subject, work_date, now)
+            elif kind == "counter" and subject == self.hall.id:
+                if at_once == AT_ONCE and self._counter_judged + self._counter_pause > now:
+                    self._counter_waits.add(day)
+                    at = self._counter_judged + self._counter_pause
+                    self.store.set_wake("counter", subject, day, at)
+                else:
+                    self._judge_counter_day(work_date, now)
+            elif kind == "hall" and subject == self.hall.id:
                 if self._queue.empty() or now - self._hall_judged > HALL_PAUSE:
                     self._judge_hall_day(work_date, now)
                     self._hall_judged = self.clock.now()
@@ -742,6 +856,38 @@ class Pipeline:
             self.store.set_wake("hall", self.hall.id, work_date.isoformat(), now + RETRY)
             return
         self.store.apply_hall(work_date, self.hall.id, outcome, now)
+
+    def _judge_window_day(self, window: str, work_date: date, now: Instant) -> None:
+        try:
+            record, outcome = self.counter.judge_window(
+                self.counter.windows[window], work_date, now
+            )
+        except Exception:
+            self.failures += 1
+            log.exception("judgement_failed", window=window, work_date=work_date.isoformat())
+            self.store.set_wake("window", window, work_date.isoformat(), now + RETRY)
+            return
+        event, call_seq = self.store.apply_window(record, outcome, now)
+        if work_date.toordinal() == self.gatherer.days.day(now):
+            self._happenings.append(Happening(record, event, call_seq))
+
+    def _judge_counter_day(self, work_date: date, now: Instant) -> None:
+        day = work_date.isoformat()
+        began = time.perf_counter()
+        self._counter_waits.discard(day)
+        try:
+            record, outcome, renumbered = self.counter.judge_counter(work_date, now)
+        except Exception:
+            self.failures += 1
+            log.exception("judgement_failed", counter=self.hall.id, work_date=day)
+            self.store.set_wake("counter", self.hall.id, day, now + RETRY)
+            return
+        self.store.apply_counter(work_date, self.hall.id, record, outcome, now)
+        if renumbered:
+            windows = [("window", window, day) for window in self.counter.windows]
+            self.store.wake_soon(windows, now)
+        self._counter_judged = now
+        self._counter_pause = max(COUNTER_PAUSE, int(10_000 * (time.perf_counter() - began)))
 
     def _query_next_wake(self) -> Instant | None:
         found: Instant | None = self._connection.execute("SELECT min(at) FROM wake").fetchone()[0]

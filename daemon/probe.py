@@ -16,6 +16,7 @@ from msgspec import Struct
 from config.load import DeviceSpec, Hall
 from daemon.clock import Clock
 from daemon.database import FILE_NAME, DatabaseProblem, StateLock, open_reader
+from drivers.base import Order
 from rules.model import ClockCheck, DeviceInfo, Punch, Reading
 
 PATIENCE = 8.0
@@ -41,6 +42,9 @@ class _Listening:
         self.sleep = clock.sleep
         self.heard: dict[str, dict[str, str]] = {}
         self.contacts: set[str] = set()
+
+    async def order(self) -> tuple[str, Order]:
+        return await asyncio.get_running_loop().create_future()
 
     async def emit(
         self, readings: Sequence[Reading], marks: Mapping[tuple[str, str], str] | None = None

@@ -14,11 +14,13 @@ from msgspec import Struct
 
 from config.load import Hall
 from daemon.clock import Clock
+from daemon.counter import CounterGatherer
 from daemon.database import DatabaseProblem, open_reader
 from daemon.facts import Gatherer
 from daemon.journal import LocalDays
 from daemon.pipeline import Pipeline, judge_day
-from daemon.store import RESOLVED_BY_PERSON, record_json
+from daemon.store import RESOLVED_BY_PERSON, area_json, record_json, window_json
+from rules.counter import CounterOutcome
 from rules.engine import judge_hall
 from rules.model import Instant, Outcome, Punch
 from rules.trust import Clock as TerminalClock
@@ -85,12 +87,14 @@ def verify(
             )
         }
         now = clock.now()
+        counter = CounterGatherer(connection, hall, gatherer)
         dates = _dates(connection, gatherer, first, last)
         for number, work_date in enumerate(dates):
             progress(number, len(dates))
             yield from _verify_date(connection, gatherer, work_date, now)
             due = wakes.get(("hall", hall.id, work_date.isoformat()), now + 1)
             yield from _verify_hall(connection, gatherer, work_date, min(now, due - 1))
+            yield from _verify_counter(connection, counter, hall.id, work_date)
         progress(len(dates), len(dates))
         yield from _verify_devices(connection)
 
@@ -250,7 +254,7 @@ def _verify_hall(
         id_: (body, state)
         for id_, body, state, reason in connection.execute(
             "SELECT id, body, state, reason FROM alert WHERE work_date = ?"
-            " AND subject_kind <> 'person' AND state <> 'withdrawn'",
+            " AND scope = 'hall' AND state <> 'withdrawn'",
             (day,),
         )
         if reason != RESOLVED_BY_PERSON
@@ -262,6 +266,70 @@ def _verify_hall(
             yield Difference(
                 day, gatherer.hall.id, "alert", repr(stored.get(id_)), repr(judged.get(id_))
             )
+
+
+def _verify_counter(
+    connection: sqlite3.Connection, counter: CounterGatherer, hall: str, work_date: date
+) -> Iterator[Difference]:
+    """What is stored of windows, ratings and service areas, judged again as of the same moments."""
+    day = work_date.isoformat()
+    alerts: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
+    for scope, subject, id_, body, state in connection.execute(
+        "SELECT scope, subject, id, body, state FROM alert WHERE work_date = ?"
+        " AND scope IN ('window', 'counter') AND state <> 'withdrawn' AND reason <> ?",
+        (day, RESOLVED_BY_PERSON),
+    ):
+        key = (scope, subject if scope == "window" else hall)
+        alerts.setdefault(key, {})[id_] = (body, state)
+    for name, body, as_of in connection.execute(
+        "SELECT window, body, as_of FROM window_day WHERE work_date = ?", (day,)
+    ).fetchall():
+        if name not in counter.windows:
+            continue
+        record, outcome = counter.judge_window(counter.windows[name], work_date, as_of)
+        services = connection.execute(
+            "SELECT body FROM service WHERE work_date = ? AND window = ? ORDER BY number",
+            (day, name),
+        )
+        ratings = connection.execute(
+            "SELECT body FROM rating WHERE work_date = ? AND window = ? ORDER BY rating_id",
+            (day, name),
+        )
+        judged = window_json(record)
+        for what, stored, now in (
+            ("window", [body], [judged[0]]),
+            ("services", [one for (one,) in services], judged[1]),
+            (
+                "ratings",
+                [one for (one,) in ratings],
+                [text for _, text in sorted(judged[2].items())],
+            ),
+        ):
+            if stored != now:
+                yield Difference(day, name, what, " ".join(stored), " ".join(now))
+        yield from _compare_alerts(day, name, alerts.get(("window", name), {}), outcome)
+    areas = connection.execute(
+        "SELECT area, body, as_of FROM area_day WHERE work_date = ?", (day,)
+    ).fetchall()
+    if areas:
+        whole, outcome, _ = counter.judge_counter(work_date, max(row[2] for row in areas))
+        stored_areas = {area: body for area, body, _ in areas}
+        judged_areas = {area.area: area_json(area) for area in whole.areas}
+        for area in sorted({*stored_areas, *judged_areas}):
+            if stored_areas.get(area) != judged_areas.get(area):
+                yield Difference(
+                    day, area, "area", stored_areas.get(area, "-"), judged_areas.get(area, "-")
+                )
+        yield from _compare_alerts(day, hall, alerts.get(("counter", hall), {}), outcome)
+
+
+def _compare_alerts(
+    day: str, subject: str, stored: dict[str, tuple[str, str]], outcome: CounterOutcome
+) -> Iterator[Difference]:
+    judged = {alert.id: (_encode(alert).decode(), alert.state) for alert in outcome.alerts}
+    for id_ in sorted({*stored, *judged}):
+        if stored.get(id_) != judged.get(id_):
+            yield Difference(day, subject, "alert", repr(stored.get(id_)), repr(judged.get(id_)))
 
 
 def _verify_devices(connection: sqlite3.Connection) -> Iterator[Difference]:

@@ -11,9 +11,28 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import msgspec
+from msgspec import structs
 
-from api.views import wire_adjustment, wire_alert, wire_day, wire_device, wire_violation
+from api.views import (
+    window_event,
+    wire_adjustment,
+    wire_alert,
+    wire_area,
+    wire_day,
+    wire_device,
+    wire_rating,
+    wire_violation,
+    wire_window,
+)
 from daemon.journal import StoredReading
+from rules.counter import (
+    AreaRecord,
+    CounterOutcome,
+    CounterRecord,
+    LastCall,
+    RatingRecord,
+    WindowRecord,
+)
 from rules.model import (
     DAY,
     Adjustment,
@@ -35,6 +54,8 @@ from rules.model import (
 _encode = msgspec.json.Encoder().encode
 _violation = msgspec.json.Decoder(Violation).decode
 _alert = msgspec.json.Decoder(Alert).decode
+_window = msgspec.json.Decoder(WindowRecord).decode
+_rating = msgspec.json.Decoder(RatingRecord).decode
 _slots = msgspec.json.Decoder(tuple[Slot, ...]).decode
 
 _EPOCH = date(1970, 1, 1).toordinal()
@@ -69,6 +90,20 @@ def stored_record(body: str, slots: str) -> DayRecord:
     """The record that ``record_json`` wrote."""
     record = msgspec.json.decode(body, type=DayRecord)
     return msgspec.structs.replace(record, slots=_slots(slots))
+
+
+def window_json(record: WindowRecord) -> tuple[str, list[str], dict[str, str]]:
+    """A window's date as stored: itself, its services in order, its ratings by id."""
+    return (
+        _encode(structs.replace(record, services=(), ratings=())).decode(),
+        [_encode(service).decode() for service in record.services],
+        {rating.rating_id: _encode(rating).decode() for rating in record.ratings},
+    )
+
+
+def area_json(area: AreaRecord) -> str:
+    """A service area as stored: without its line, which its hours sum up."""
+    return _encode(structs.replace(area, line=())).decode()
 
 
 def inputs_hash(day: PersonDay, rule_version: str) -> str:
@@ -214,8 +249,8 @@ class Store:
             self._executemany(
                 "INSERT OR REPLACE INTO alert (id, rule, code, subject_kind, subject, work_date,"
                 " severity, opened_at, state, reason, body, acknowledged_by, acknowledged_at,"
-                " note, revision, changed_at, change_seq)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " note, revision, changed_at, change_seq, scope)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 self._alert_rows,
             )
             self._alert_rows.clear()
@@ -259,7 +294,7 @@ class Store:
         if findings or outcome.violations or outcome.alerts or outcome.adjustments:
             before = stored.findings(person, day.work_date)
             findings += self._violations(before.violations, outcome.violations, at, reason)
-            findings += self._alerts(before.alerts, work_date, outcome.alerts, at, reason)
+            findings += self._alerts("person", before.alerts, work_date, outcome.alerts, at, reason)
             findings += self._adjustments(person, work_date, outcome.adjustments, at)
         if record is not None and (record.slots or record.strays):
             body, slots = record_json(record)
@@ -370,6 +405,7 @@ class Store:
 
     def _alerts(
         self,
+        scope: str,
         stored: dict[str, _StoredAlert],
         work_date: str,
         alerts: Sequence[Alert],
@@ -388,7 +424,7 @@ class Store:
             added += not old.revision
             op = "opened" if old.state in ("", "withdrawn") else "amended"
             why = old.reason if by_person else ""
-            self._write_alert(alert, body, work_date, op, state, why, old, at)
+            self._write_alert(alert, body, scope, work_date, op, state, why, old, at)
             if not old.revision:
                 for acted_at, action in self.actions.get(alert.id, ()):
                     self.act_on_alert(action, acted_at, at)
@@ -396,7 +432,7 @@ class Store:
             if old.state != "withdrawn":
                 gone = _alert(old.body)
                 self._write_alert(
-                    gone, old.body, work_date, "withdrawn", "withdrawn", reason, old, at
+                    gone, old.body, scope, work_date, "withdrawn", "withdrawn", reason, old, at
                 )
         return added
 
@@ -404,6 +440,7 @@ class Store:
         self,
         alert: Alert,
         body: str,
+        scope: str,
         work_date: str,
         op: str,
         state: str,
@@ -424,7 +461,7 @@ class Store:
             (
                 alert.id, alert.rule, alert.code, alert.subject_kind, alert.subject, work_date,
                 alert.severity, alert.opened_at, state, reason, body, by, done_at, note, revision,
-                at, seq,
+                at, seq, scope,
             )
         )  # fmt: skip
 
@@ -433,18 +470,22 @@ class Store:
         is acted on when it comes: in a replay it does."""
         self.flush()
         found = self._execute(
-            f"SELECT work_date, {_ALERT_COLUMNS} FROM alert WHERE id = ?", (action.alert_id,)
+            f"SELECT scope, work_date, {_ALERT_COLUMNS} FROM alert WHERE id = ?",
+            (action.alert_id,),
         ).fetchone()
         if found is None:
             return
-        old = _StoredAlert(*found[1:])
+        scope, work_date = found[:2]
+        old = _StoredAlert(*found[2:])
         state, reason = old.state, old.reason
         if action.action == "resolve" and state == "open":
             state, reason = "resolved", RESOLVED_BY_PERSON
         acted = old._replace(
             by=old.by or action.by, done_at=old.done_at or acted_at, note=action.note or old.note
         )
-        self._write_alert(_alert(old.body), old.body, found[0], "amended", state, reason, acted, at)
+        self._write_alert(
+            _alert(old.body), old.body, scope, work_date, "amended", state, reason, acted, at
+        )
 
     def _adjustments(
         self, person: str, work_date: str, adjustments: Sequence[Adjustment], at: Instant
@@ -487,17 +528,173 @@ class Store:
     def apply_hall(self, work_date: date, hall: str, outcome: Outcome, as_of: Instant) -> None:
         """Make the stored alerts about devices and the hall of a date those of ``outcome``."""
         day = work_date.isoformat()
+        stored = self._stored_alerts("hall", day)
+        self._alerts("hall", stored, day, outcome.alerts, as_of, "facts_changed")
+        self.set_wake("hall", hall, day, outcome.ask_again)
+
+    def _stored_alerts(
+        self, scope: str, work_date: str, subject: str | None = None
+    ) -> dict[str, _StoredAlert]:
         self.flush()
-        stored = {
+        return {
             row[0]: _StoredAlert(*row[1:])
             for row in self._execute(
-                f"SELECT id, {_ALERT_COLUMNS} FROM alert"
-                " WHERE work_date = ? AND subject_kind <> 'person'",
-                (day,),
+                f"SELECT id, {_ALERT_COLUMNS} FROM alert WHERE work_date = ? AND scope = ?"
+                " AND (? IS NULL OR subject = ?)",
+                (work_date, scope, subject, subject),
             )
         }
-        self._alerts(stored, day, outcome.alerts, as_of, "facts_changed")
-        self.set_wake("hall", hall, day, outcome.ask_again)
+
+    # -- the counter
+
+    def apply_window(
+        self, record: WindowRecord, outcome: CounterOutcome, as_of: Instant
+    ) -> tuple[str, int | None]:
+        """Make the stored rows of a window's date those of ``record``.  Returns what happened at
+        the window, if that is new (``called recalled finished window_paused``..., else empty), and
+        the number of its last call."""
+        window, work_date = record.window.id, record.work_date.isoformat()
+        self.flush()
+        row = self._execute(
+            "SELECT body, revision, call_seq FROM window_day WHERE work_date = ? AND window = ?",
+            (work_date, window),
+        ).fetchone()
+        old_body, revision, old_call = row or ("", 0, None)
+        call, new_call = self._number_of(record.last_call, as_of)
+        body, services, ratings = window_json(record)
+        happened = ""
+        if (body, call) != (old_body, old_call):
+            before = _window(old_body) if old_body else None
+            happened = window_event(before, record, new_call)
+            seq = self._change(
+                "window", "amended" if row else "opened", f"{window}/{work_date}", as_of, "",
+                wire_window(record, self.zone, call, happened, revision + 1, as_of),
+            )  # fmt: skip
+            self._execute(
+                "INSERT OR REPLACE INTO window_day VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (work_date, window, record.state, call, body, as_of, revision + 1, as_of, seq),
+            )
+        else:
+            self._execute(
+                "UPDATE window_day SET as_of = ? WHERE work_date = ? AND window = ?",
+                (as_of, work_date, window),
+            )
+        self._services(window, work_date, services)
+        self._ratings(record, work_date, ratings, as_of)
+        stored = self._stored_alerts("window", work_date, window)
+        self._alerts("window", stored, work_date, outcome.alerts, as_of, "facts_changed")
+        self.set_wake("window", window, work_date, outcome.ask_again)
+        return happened, call
+
+    def _number_of(self, call: LastCall | None, at: Instant) -> tuple[int | None, bool]:
+        """The number of a call, by which boards know a new one; and whether it is new."""
+        if call is None:
+            return None, False
+        known = self._execute(
+            f"SELECT min(seq) FROM call WHERE reading IN ({', '.join('?' * len(call.readings))})",
+            call.readings,
+        ).fetchone()[0]
+        # A database that was lost must not begin again below what boards have seen.
+        number = (
+            known
+            or self._execute(
+                "SELECT max(ifnull(max(seq), 0) + 1, ?) FROM call", (at // 10_000,)
+            ).fetchone()[0]
+        )
+        self._executemany(
+            "INSERT OR IGNORE INTO call VALUES (?, ?)", [(one, number) for one in call.readings]
+        )
+        return number, known is None
+
+    def _services(self, window: str, work_date: str, services: Sequence[str]) -> None:
+        stored = dict(
+            self._execute(
+                "SELECT number, body FROM service WHERE work_date = ? AND window = ?",
+                (work_date, window),
+            ).fetchall()
+        )
+        rows = []
+        for number, body in enumerate(services):
+            if stored.pop(number, "") != body:
+                rows.append((work_date, window, number, body))
+        self._executemany("INSERT OR REPLACE INTO service VALUES (?, ?, ?, ?)", rows)
+        self._executemany(
+            "DELETE FROM service WHERE work_date = ? AND window = ? AND number = ?",
+            [(work_date, window, number) for number in stored],
+        )
+
+    def _ratings(
+        self, record: WindowRecord, work_date: str, bodies: Mapping[str, str], at: Instant
+    ) -> None:
+        window = record.window.id
+        stored = {
+            row[0]: row[1:]
+            for row in self._execute(
+                "SELECT rating_id, body, revision FROM rating WHERE work_date = ? AND window = ?",
+                (work_date, window),
+            )
+        }
+        for rating in record.ratings:
+            body = bodies[rating.rating_id]
+            old_body, revision = stored.pop(rating.rating_id, ("", 0))
+            if body == old_body:
+                continue
+            seq = self._change(
+                "rating", "amended" if revision else "opened", rating.rating_id, at, "",
+                wire_rating(rating, self.zone, work_date, revision + 1, at),
+            )  # fmt: skip
+            self._execute(
+                "INSERT OR REPLACE INTO rating VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    rating.rating_id, work_date, window, rating.at, rating.level,
+                    rating.follow_up.state if rating.follow_up else "", body, revision + 1, at, seq,
+                ),
+            )  # fmt: skip
+        for rating_id, (old_body, revision) in stored.items():
+            self._change(
+                "rating", "withdrawn", rating_id, at, "facts_changed",
+                wire_rating(_rating(old_body), self.zone, work_date, revision + 1, at),
+            )  # fmt: skip
+            self._execute(
+                "DELETE FROM rating WHERE rating_id = ? AND work_date = ?", (rating_id, work_date)
+            )
+
+    def apply_counter(
+        self,
+        work_date: date,
+        hall: str,
+        record: CounterRecord,
+        outcome: CounterOutcome,
+        as_of: Instant,
+    ) -> None:
+        """Make the stored service areas and alerts of the hall's counter those of ``outcome``."""
+        day = work_date.isoformat()
+        self.flush()
+        stored = {
+            row[0]: row[1:]
+            for row in self._execute(
+                "SELECT area, body, revision FROM area_day WHERE work_date = ?", (day,)
+            )
+        }
+        for area in record.areas:
+            body = area_json(area)
+            old_body, revision = stored.pop(area.area, ("", 0))
+            if body == old_body:
+                continue
+            seq = self._change(
+                "area", "amended" if revision else "opened", f"{area.area}/{day}", as_of, "",
+                wire_area(area, self.zone, day, revision + 1, as_of),
+            )  # fmt: skip
+            self._execute(
+                "INSERT OR REPLACE INTO area_day VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (day, area.area, body, as_of, revision + 1, as_of, seq),
+            )
+        self._executemany(
+            "DELETE FROM area_day WHERE work_date = ? AND area = ?", [(day, one) for one in stored]
+        )
+        alerts = self._stored_alerts("counter", day)
+        self._alerts("counter", alerts, day, outcome.alerts, as_of, "facts_changed")
+        self.set_wake("counter", hall, day, outcome.ask_again)
 
     def count_readings(self, counts: Counter[str], latest: dict[str, Instant]) -> None:
         """Punches journalled for each device, and when the last one came."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
@@ -19,7 +20,7 @@ import structlog
 from config.load import DeviceSpec
 from daemon.clock import Clock
 from daemon.pipeline import Pipeline
-from drivers.base import DeviceLost, DeviceRefused
+from drivers.base import AskForRating, DeviceLost, DeviceRefused, Order, Show
 from rules.model import Instant, Link, Reading
 
 log = structlog.get_logger(__name__)
@@ -93,6 +94,38 @@ class DriverContext:
         self.note = contacts.note
         self.now = clock.now
         self.sleep = clock.sleep
+        self._shows: dict[str, Show] = {}
+        self._last_shows: dict[str, Show] = {}
+        self._asks: deque[tuple[Instant, str, AskForRating]] = deque(maxlen=100)
+        self._wished = asyncio.Event()
+
+    def wish(self, device: str, order: Order) -> None:
+        """From the event loop only."""
+        if isinstance(order, Show):
+            self._shows.pop(device, None)
+            self._shows[device] = order
+            self._last_shows[device] = order
+        else:
+            self._asks.append((self.now() + order.seconds * 1000, device, order))
+        self._wished.set()
+
+    def again(self) -> None:
+        """The driver begins anew: its boards may have forgotten what they showed."""
+        self._shows.update(self._last_shows)
+        if self._shows:
+            self._wished.set()
+
+    async def order(self) -> tuple[str, Order]:
+        while True:
+            while self._asks:
+                until, device, order = self._asks.popleft()
+                if self.now() <= until:
+                    return device, order
+            if self._shows:
+                device = next(iter(self._shows))
+                return device, self._shows.pop(device)
+            self._wished.clear()
+            await self._wished.wait()
 
     async def emit(
         self, readings: Sequence[Reading], marks: Mapping[tuple[str, str], str] | None = None
@@ -114,6 +147,8 @@ class Supervisor:
         self._clock = clock
         self.contacts = Contacts(pipeline, clock)
         self._links: dict[Hashable, tuple[tuple[DeviceSpec, ...], asyncio.Task[None]]] = {}
+        self._contexts: dict[str, DriverContext] = {}
+        """By device."""
         self._zone: ZoneInfo | None = None
 
     async def apply(self, devices: Sequence[DeviceSpec], zone: ZoneInfo) -> None:
@@ -133,6 +168,7 @@ class Supervisor:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             for device in present:
+                self._contexts.pop(device.id, None)
                 if device.id not in still:
                     self.contacts.forget(device.id)
         self._zone = zone
@@ -152,6 +188,13 @@ class Supervisor:
             context = DriverContext(self._pipeline, self.contacts, self._clock, zone, marks)
             task = asyncio.create_task(self._keep(specs, context), name=f"driver {specs[0].id}")
             self._links[key] = (specs, task)
+            self._contexts.update({spec.id: context for spec in specs})
+
+    def wish(self, device: str, order: Order) -> None:
+        """Have a device do something, if it is there; from the event loop only."""
+        context = self._contexts.get(device)
+        if context is not None:
+            context.wish(device, order)
 
     async def stop(self) -> None:
         tasks = [task for _, task in self._links.values()]
@@ -166,6 +209,7 @@ class Supervisor:
         pause = FIRST_PAUSE
         while True:
             began = self._clock.now()
+            context.again()
             try:
                 await driver.run(context)
                 reason, longest = "The driver ended without an error.", False

@@ -114,7 +114,9 @@ class SerialLine:
 
         loop.add_reader(self._fd, readable)
         try:
-            await asyncio.wait_for(ready, timeout)
+            # Not wait_for: in Python 3.11 it loses a cancellation that comes together with a byte.
+            async with asyncio.timeout(timeout):
+                await ready
         except TimeoutError:
             return False
         finally:

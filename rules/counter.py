@@ -33,6 +33,7 @@ from rules.model import (
     Rating,
     RatingPrompt,
     Shown,
+    normal_ticket,
 )
 
 # --------------------------------------------------------------------------------------------
@@ -235,7 +236,7 @@ class LastCall(Struct, frozen=True):
     readings: tuple[bytes, ...]
 
 
-class Service(Struct, frozen=True):
+class Service(Struct, frozen=True, gc=False):
     """What became of a ticket at the window.
 
     ``ended``: ``finished abandoned held transferred ended_unknown open``; only ``finished`` can be
@@ -269,7 +270,7 @@ class Service(Struct, frozen=True):
     readings: tuple[bytes, ...]
 
 
-class Due(Struct, frozen=True):
+class Due(Struct, frozen=True, gc=False):
     """A limit of a follow-up.  ``step``: ``assigned contact review closed outer``.  ``at`` is none
     where too few workdays are known."""
 
@@ -278,17 +279,19 @@ class Due(Struct, frozen=True):
     done_at: Instant | None
 
 
-class FollowUp(Struct, frozen=True):
+class FollowUp(Struct, frozen=True, gc=False):
     """差评整改: how far the follow-up of a bad rating has come.
 
     ``state``: ``opened assigned contacting unreachable classified acting fed_back rechecked closed
     reopened``.  ``kind``: ``fix_now plan explain mistaken malicious``, empty before.
-    ``excluded``: reviewed and found mistaken, or malicious by two people; then the rating counts
-    in no rate.  ``dues`` are those since the last (re)opening.
+    ``opened_at`` is the last (re)opening, from which ``dues`` count; ``taken_up_at`` the very first
+    step by anybody.  ``excluded``: reviewed and found mistaken, or malicious by two people; then
+    the rating counts in no rate.
     """
 
     state: str
     opened_at: Instant
+    taken_up_at: Instant | None
     handler: str
     kind: str
     tries: int
@@ -300,7 +303,7 @@ class FollowUp(Struct, frozen=True):
     flags: tuple[str, ...]
 
 
-class RatingRecord(Struct, frozen=True):
+class RatingRecord(Struct, frozen=True, gc=False):
     """A rating and what it belongs to.
 
     ``match``: ``matched`` to a service; ``additional`` (追评) after the one that counts;
@@ -347,7 +350,7 @@ class ScaleFigures(Struct, frozen=True):
     mean: float
 
 
-class HourFigures(Struct, frozen=True):
+class HourFigures(Struct, frozen=True, gc=False):
     """One hour from ``midnight + hour``: calls and waits by the call, the rest by its end."""
 
     hour: int
@@ -425,7 +428,7 @@ class WindowRecord(Struct, frozen=True):
     changes_at: Instant | None
 
 
-class Ticket(Struct, frozen=True):
+class Ticket(Struct, frozen=True, gc=False):
     """号票 in the whole hall, from taking to its first call.  ``back``: held, transferred or called
     back, so that its place in the queue tells nothing.  ``batch``: abandoned with all others."""
 
@@ -545,14 +548,11 @@ _BUSY = frozenset(("calling", "serving"))
 _WITH_TICKET = frozenset(("calling", "serving", "finished"))
 _COMPLETES_BEFORE = 1000
 """A display's new ticket read this long (ms) before the key that called it still completes it."""
-_BLINK = 5000
-"""A display that is blank for less than this (ms) is blinking."""
-
 _Told = tuple[Instant, bytes, QueueEvent | Shown, tuple[bytes, ...]]
 """When, which reading, what, and all readings that told it."""
 
 
-class _Draft(Struct):
+class _Draft(Struct, gc=False):
     """A service while it is being followed."""
 
     ticket: str
@@ -591,20 +591,13 @@ def queue_of(body: QueueEvent) -> str:
     return body.queue or body.ticket.rstrip("0123456789")
 
 
-def event_time(event: SeenEvent, policy: CounterPolicy) -> Instant:
-    """When it happened: as told, unless the teller's clock is far ahead."""
-    if event.at - event.received_at > policy.skew_seconds * 1000:
-        return event.received_at
-    return event.at
-
-
 def _in_order(day: WindowDay | CounterDay) -> list[tuple[Instant, bytes, SeenEvent]]:
     skew = day.policy.skew_seconds * 1000
-    told: dict[bytes, SeenEvent] = {}
-    for event in day.events:
-        before = told.setdefault(event.reading_id, event)
-        if before is not event and event.received_at < before.received_at:
-            told[event.reading_id] = event
+    told = {event.reading_id: event for event in day.events}
+    if len(told) < len(day.events):
+        for event in day.events:
+            if event.received_at < told[event.reading_id].received_at:
+                told[event.reading_id] = event
     ordered = [
         (one.at if one.at - one.received_at <= skew else one.received_at, one.reading_id, one)
         for one in told.values()
@@ -635,22 +628,20 @@ class _Window:
         self.flagged: list[bytes] = []
 
     def follow(self, told: list[_Told]) -> None:
-        position, count = 0, len(told)
-        while position < count:
-            end = position + 1
-            at = told[position][0]
-            while end < count and told[end][0] == at:
-                end += 1
-            if end == position + 1:
-                self._apply(told[position])
-            else:
+        apply = self._apply
+        tied: list[_Told] = []
+        for one, following in zip(told, [*told[1:], None], strict=False):
+            if following is not None and following[0] == one[0]:
+                tied.append(one)
+            elif tied:
                 # Teller clocks of whole seconds: of one second's events the one that fits first.
-                tied = told[position:end]
+                tied.append(one)
                 while tied:
-                    fits = next((one for one in tied if self._fits(one[2])), tied[0])
+                    fits = next((each for each in tied if self._fits(each[2])), tied[0])
                     tied.remove(fits)
-                    self._apply(fits)
-            position = end
+                    apply(fits)
+            else:
+                apply(one)
 
     def _fits(self, body: QueueEvent | Shown) -> bool:
         if type(body) is not QueueEvent:
@@ -674,7 +665,8 @@ class _Window:
             if body.waiting is not None:
                 self.waiting = body.waiting
             apply = _APPLY.get(body.event)
-            if apply is None or not apply(self, at, body, readings):
+            fitted = apply(self, at, body, readings) if apply else self._side(at, body)
+            if not fitted:
                 self.flagged.append(reading)
         state = self.side or self.main
         if not self.states:
@@ -705,7 +697,7 @@ class _Window:
         self.side = ""
         before = self.last.get(ticket) if ticket else None
         if before is not None and before.ended in ("held", "abandoned"):
-            self._reopen(at, before, readings)
+            self._reopen(before, readings)
         else:
             if before is not None and before.finished_at is not None:
                 fitted = fitted and self._reset_since(before)
@@ -742,7 +734,7 @@ class _Window:
             self._lose_sight(at)
         before = self.last.get(body.ticket)
         if before is not None and before.ended in ("held", "abandoned"):
-            self._reopen(at, before, readings)
+            self._reopen(before, readings)
         else:
             before = self._begin(at, body, readings)
             before.called_at = None
@@ -816,55 +808,59 @@ class _Window:
                 self.called_at = before.called_at
         return False
 
-    def _paused(self, at: Instant, body: QueueEvent, readings: tuple[bytes, ...]) -> bool:
+    def _side(self, at: Instant, body: QueueEvent) -> bool:
+        """What happens to the window itself, whatever becomes of its service."""
+        match body.event:
+            case "window_paused":
+                return self._paused(body.source == "bus")
+            case "window_resumed":
+                return self._resumed(body.source == "bus")
+            case "window_opened":
+                if self.side == "closed":
+                    self.side = ""
+                self._awake()
+            case "window_closed":
+                # A service that goes on is left to end: halls lock the queue before the last one.
+                self.side = "closed"
+                return self.main not in _BUSY
+            case "window_login":
+                self.person = body.person
+                self._awake()
+            case "window_logout":
+                if body.person not in ("", self.person):
+                    return False
+                self.person = ""
+            case "batch_abandoned":
+                self._batch(at, body)
+            case _:
+                return False
+        return True
+
+    def _paused(self, toggle: bool) -> bool:
         if self.side == "paused":
-            if body.source == "bus":
-                # The key is a toggle: one press was lost, here or before.
+            if toggle:
+                # One press of the key was lost, now or before.
                 self.side = "unknown"
             return False
         fitted = self.side != "closed"
         self.side = "paused"
         return fitted
 
-    def _resumed(self, at: Instant, body: QueueEvent, readings: tuple[bytes, ...]) -> bool:
-        if self.side == "paused" or (self.side == "unknown" and body.source != "bus"):
+    def _resumed(self, toggle: bool) -> bool:
+        if self.side == "paused" or (self.side == "unknown" and not toggle):
             self.side = ""
-            self._awake()
-            return True
-        if self.main == "unknown" and not self.side:
-            self._awake()
-            return True
-        if body.source == "bus" and self.side != "closed":
-            self.side = "unknown"
-        return False
+        elif self.side or self.main != "unknown":
+            if toggle and self.side != "closed":
+                self.side = "unknown"
+            return False
+        self._awake()
+        return True
 
     def _awake(self) -> None:
         if self.main == "unknown":
             self.main = "idle"
 
-    def _opened(self, at: Instant, body: QueueEvent, readings: tuple[bytes, ...]) -> bool:
-        if self.side == "closed":
-            self.side = ""
-        self._awake()
-        return True
-
-    def _closed(self, at: Instant, body: QueueEvent, readings: tuple[bytes, ...]) -> bool:
-        # A service that goes on is left to end: the hall may lock the queue before the last one.
-        self.side = "closed"
-        return self.main not in _BUSY
-
-    def _login(self, at: Instant, body: QueueEvent, readings: tuple[bytes, ...]) -> bool:
-        self.person = body.person
-        self._awake()
-        return True
-
-    def _logout(self, at: Instant, body: QueueEvent, readings: tuple[bytes, ...]) -> bool:
-        fitted = not body.person or body.person == self.person
-        if fitted:
-            self.person = ""
-        return fitted
-
-    def _batch(self, at: Instant, body: QueueEvent, readings: tuple[bytes, ...]) -> bool:
+    def _batch(self, at: Instant, body: QueueEvent) -> None:
         for one in self.drafts:
             if one.ended not in ("open", "held") or (body.queue and one.queue != body.queue):
                 continue
@@ -874,10 +870,6 @@ class _Window:
             if one is self.current:
                 self.current = None
                 self.main = "idle"
-        return True
-
-    def _taken(self, at: Instant, body: QueueEvent, readings: tuple[bytes, ...]) -> bool:
-        return True
 
     def _shown(self, at: Instant, shown: Shown) -> None:
         state = shown.state
@@ -931,7 +923,7 @@ class _Window:
             self.current = draft
         return draft
 
-    def _reopen(self, at: Instant, draft: _Draft, readings: tuple[bytes, ...]) -> None:
+    def _reopen(self, draft: _Draft, readings: tuple[bytes, ...]) -> None:
         draft.ended, draft.ended_at = "open", None
         draft.readings.extend(readings)
         if "called_back" not in draft.flags:
@@ -960,7 +952,6 @@ class _Window:
 
 
 _APPLY = {
-    "ticket_taken": _Window._taken,
     "called": _Window._called,
     "recalled": _Window._recalled,
     "started": _Window._started,
@@ -969,13 +960,6 @@ _APPLY = {
     "transferred": _Window._ended,
     "held": _Window._ended,
     "called_back": _Window._called_back,
-    "window_paused": _Window._paused,
-    "window_resumed": _Window._resumed,
-    "window_opened": _Window._opened,
-    "window_closed": _Window._closed,
-    "window_login": _Window._login,
-    "window_logout": _Window._logout,
-    "batch_abandoned": _Window._batch,
 }
 
 
@@ -995,9 +979,7 @@ def _one_each(
         by_family: dict[str, list[int]] = {}
         for index, one in enumerate(kept):
             by_family.setdefault(_family(one[2].event), []).append(index)
-        times = {
-            family: [kept[index][0] for index in found] for family, found in by_family.items()
-        }
+        times = {family: [kept[index][0] for index in found] for family, found in by_family.items()}
         new: list[tuple[Instant, bytes, QueueEvent, tuple[bytes, ...]]] = []
         for at, reading, event in own:
             body = event.body
@@ -1140,6 +1122,7 @@ def follow_up(day: WindowDay, rating: SeenRating, steps: Iterable[SeenStep]) -> 
     """How far the follow-up of a bad rating is.  Its limits count from the receipt."""
     policy = day.policy
     case = _Case(rating.received_at, "opened")
+    taken_up_at: Instant | None = None
     reopened = 0
     dates: set[int] = set()
     accusers: set[str] = set()
@@ -1157,6 +1140,8 @@ def follow_up(day: WindowDay, rating: SeenRating, steps: Iterable[SeenStep]) -> 
             continue
         if case.first_step is None:
             case.first_step = at
+        if taken_up_at is None:
+            taken_up_at = at
         case.handler = body.handler or case.handler
         state = told
         if told in ("contacting", "unreachable"):
@@ -1196,6 +1181,7 @@ def follow_up(day: WindowDay, rating: SeenRating, steps: Iterable[SeenStep]) -> 
     return FollowUp(
         case.state,
         case.opened_at,
+        taken_up_at,
         case.handler,
         case.kind,
         case.tries,
@@ -1249,7 +1235,6 @@ def follow_window(day: WindowDay) -> WindowRecord:
     moved: dict[str, list[Instant]] = {}
     sources: set[str] = set()
     api: set[str] = set()
-    waiting_from: set[str] = set()
     for one in _in_order(day):
         event = one[2]
         body = event.body
@@ -1287,9 +1272,7 @@ def follow_window(day: WindowDay) -> WindowRecord:
     if day.as_of >= day.next_midnight:
         _midnight(window, day.next_midnight)
     unmatched = _unmatched_shown(day, own, api, SHOWN_PATIENCE) if api and len(sources) > 1 else ()
-    finished = sorted(
-        ((one.finished_at, index) for index, one in enumerate(window.drafts) if one.finished_at),
-    )
+    finished = _Finished(window.drafts, policy)
     _prompted(day, window, finished)
     ratings = _ratings(day, window, finished) if day.ratings else []
     main, drafts = window.main, window.drafts
@@ -1349,36 +1332,840 @@ def _midnight(window: _Window, at: Instant) -> None:
         window.states.append((at, "unknown"))
 
 
-def _service_at(
+class _Finished:
+    """The services that can be rated, by the instant of their end."""
+
+    def __init__(self, drafts: Sequence[_Draft], policy: CounterPolicy) -> None:
+        self.drafts = drafts
+        self.before = policy.match_before * MINUTE
+        self.after = policy.match_after * MINUTE
+        self.latest = policy.late_rating_days * DAY
+        self.ends = sorted(
+            (one.finished_at, index)
+            for index, one in enumerate(drafts)
+            if one.finished_at is not None and one.ended == "finished"
+        )
+        self.tickets: dict[str, list[tuple[Instant, int]]] = {}
+        for end in self.ends:
+            ticket = drafts[end[1]].ticket
+            if ticket:
+                self.tickets.setdefault(ticket, []).append(end)
+
+    def near(self, at: Instant) -> int | None:
+        """The service that a press or a prompt belongs to by its time: the latest that ended near
+        it, but rather not one that had not even been called."""
+        ends = self.ends
+        last = bisect_right(ends, (at + self.after, len(ends)))
+        fallback: int | None = None
+        while last:
+            last -= 1
+            ended, index = ends[last]
+            if ended < at - self.before:
+                break
+            called = self.drafts[index].called_at
+            if called is None or called <= at:
+                return index
+            if fallback is None:
+                fallback = index
+        return fallback
+
+    def of(self, ticket: str, at: Instant) -> int | None:
+        """The latest service of the ticket that had ended by then."""
+        ends = self.tickets.get(ticket, ())
+        for ended, index in reversed(ends):
+            if ended <= at + self.after:
+                return index
+        return None
+
+
+def _prompted(day: WindowDay, window: _Window, finished: _Finished) -> None:
+    for prompt in day.prompts:
+        ticket = prompt.body.ticket
+        if ticket and ticket in window.last:
+            # Asked for just before the end was told, or any time after.
+            index = finished.of(ticket, prompt.at)
+        else:
+            index = finished.near(prompt.at)
+        if index is not None:
+            window.drafts[index].prompted = True
+
+
+def _ratings(day: WindowDay, window: _Window, finished: _Finished) -> list[RatingRecord]:
+    policy = day.policy
+    skew, live = policy.skew_seconds * 1000, policy.live_minutes * MINUTE
+    last, drafts = window.last, window.drafts
+    unique: dict[bytes, SeenRating] = {}
+    for rating in day.ratings:
+        before = unique.setdefault(rating.reading_id, rating)
+        if before is not rating and rating.received_at < before.received_at:
+            unique[rating.reading_id] = rating
+    ordered = [
+        (one.at if one.at - one.received_at <= skew else one.received_at, one.reading_id, one)
+        for one in unique.values()
+    ]
+    ordered.sort()
+    sessions: dict[str, SeenPrompt] = {}
+    for prompt in day.prompts:
+        first = sessions.setdefault(prompt.body.session, prompt)
+        if first is not prompt and (prompt.at, prompt.reading_id) < (first.at, first.reading_id):
+            sessions[prompt.body.session] = prompt
+    steps: dict[str, dict[bytes, SeenStep]] = {}
+    for step in day.steps:
+        steps.setdefault(step.body.rating_id, {})[step.reading_id] = step
+    records: list[RatingRecord] = []
+    for at, reading_id, rating in ordered:
+        body = rating.body
+        level = body.level
+        ticket = body.service_ref
+        if ticket not in last:
+            ticket = normal_ticket(ticket) if ticket else ""
+            if ticket not in last:
+                asked = sessions.get(body.session) if body.session else None
+                ticket = asked.body.ticket if asked is not None else ""
+        index = finished.of(ticket, at) if ticket in last else finished.near(at)
+        flags: tuple[str, ...] = ()
+        draft: _Draft | None = None
+        if index is not None:
+            draft = drafts[index]
+            if at - (draft.finished_at or 0) > finished.latest:
+                draft, flags = None, ("too_late",)
+        bad = level is not None and level <= 2 and not body.defaulted
+        followed = None
+        if bad:
+            followed = follow_up(day, rating, steps.get(body.rating_id, {}).values())
+        counted = False
+        delay = None
+        if draft is None:
+            match = "unmatched"
+            if body.channel == "pad":
+                flags += tuple(_flags_at(day, window, at))
+        else:
+            delay = at - (draft.finished_at or 0)
+            match = "matched"
+            draft.prompted = True
+            if level is not None and not body.defaulted:
+                if draft.rating_id:
+                    match = "additional"
+                    draft.additional = (*draft.additional, body.rating_id)
+                else:
+                    draft.rating_id = body.rating_id
+                    counted = followed is None or not followed.excluded
+        records.append(
+            RatingRecord(
+                body.rating_id,
+                reading_id,
+                at,
+                rating.received_at,
+                day.window.id,
+                level,
+                body.scale_id,
+                body.channel,
+                (draft.person if draft is not None else "") or body.person,
+                draft.ticket if draft is not None else "",
+                match,
+                counted,
+                body.named,
+                body.defaulted,
+                body.origin,
+                body.problem,
+                rating.received_at - at <= live,
+                delay,
+                flags,
+                followed,
+            )
+        )
+    return records
+
+
+def _flags_at(day: WindowDay, window: _Window, at: Instant) -> Iterator[str]:
+    index = bisect_right(window.states, at, key=lambda one: one[0]) - 1
+    state = window.states[index][1] if index >= 0 else "unknown"
+    if state in _BUSY:
+        yield "out_of_order"
+    elif state in ("paused", "closed"):
+        yield state
+    if day.opens is not None and day.closes is not None and not day.opens <= at < day.closes:
+        yield "after_hours"
+
+
+def _services(
+    day: WindowDay,
     drafts: Sequence[_Draft],
-    finished: Sequence[tuple[Instant, int]],
-    at: Instant,
-    before: int,
-    after: int,
-) -> int | None:
-    """The service that a press (or a prompt) at ``at`` belongs to by time alone: the latest that
-    ended near it, but rather not one that had not even been called."""
-    last = bisect_right(finished, (at + after, len(drafts)))
-    fallback: int | None = None
-    while last:
-        last -= 1
-        ended, index = finished[last]
-        if ended < at - before:
+    taken: Mapping[str, Sequence[Instant]],
+    moved: Mapping[str, Sequence[Instant]],
+) -> tuple[Service, ...]:
+    slack = day.policy.same_event_seconds * 1000
+    opens, resets = day.opens, day.resets
+    services = []
+    for one in drafts:
+        called, ended = one.called_at, one.ended_at
+        first = called or one.started_at or ended or day.next_midnight
+        taken_at: Instant | None = None
+        for at in taken.get(one.ticket, ()):
+            if at <= first + slack:
+                taken_at = at
+        waited: int | None = None
+        if called is not None:
+            since = taken_at
+            for at in moved.get(one.ticket, ()):
+                if at <= called and (since is None or at > since):
+                    since = at
+            if since is not None:
+                if opens is not None and since < opens:
+                    since = opens
+                waited = called - since if called > since else 0
+        started = one.started_at or called
+        served = None
+        if one.ended == "finished" and ended is not None and started is not None:
+            served = ended - started if ended > started else 0
+        epoch = 0
+        if resets:
+            epoch = sum(queue == one.queue and at <= first for queue, at in resets)
+        services.append(
+            Service(
+                one.ticket,
+                one.queue,
+                one.service_code,
+                one.person,
+                epoch,
+                taken_at,
+                called,
+                one.started_at,
+                one.finished_at if one.ended == "finished" else None,
+                one.ended,
+                ended,
+                waited,
+                served,
+                one.recalls if one.told_by_call else None,
+                one.priority,
+                one.to,
+                tuple(one.sources),
+                one.prompted,
+                one.rating_id,
+                one.additional,
+                one.flags,
+                tuple(one.readings),
+            )
+        )
+    return tuple(services)
+
+
+def _durations(told: Sequence[int]) -> Durations:
+    if not told:
+        return Durations()
+    total = sum(told)
+    mean = round(total / len(told) / MINUTE, 1)
+    return Durations(len(told), total, mean, round(max(told) / MINUTE, 1))
+
+
+class _Hour(Struct):
+    waits: list[int]
+    services: list[int]
+    called: int = 0
+    finished: int = 0
+    abandoned: int = 0
+    taken: int = 0
+
+
+class _Hours(dict[int, _Hour]):
+    def __missing__(self, hour: int) -> _Hour:
+        found = self[hour] = _Hour([], [])
+        return found
+
+
+def _figures(
+    day: WindowDay, services: Sequence[Service], ratings: Sequence[RatingRecord]
+) -> WindowFigures:
+    midnight = day.midnight
+    waits: list[int] = []
+    durations: list[int] = []
+    hours = _Hours()
+    ended = dict.fromkeys(
+        ("finished", "abandoned", "held", "transferred", "ended_unknown", "open"), 0
+    )
+    called = prompted = 0
+    for one in services:
+        how = one.ended
+        ended[how] += 1
+        if one.called_at is not None:
+            called += 1
+            hour = hours[(one.called_at - midnight) // HOUR]
+            hour.called += 1
+            if one.waited is not None:
+                waits.append(one.waited)
+                hour.waits.append(one.waited)
+        if one.ended_at is not None and (how == "finished" or how == "abandoned"):
+            hour = hours[(one.ended_at - midnight) // HOUR]
+            if how == "finished":
+                hour.finished += 1
+                if one.served is not None:
+                    durations.append(one.served)
+                    hour.services.append(one.served)
+            else:
+                hour.abandoned += 1
+        if how == "finished" and one.prompted:
+            prompted += 1
+    scales: dict[str, list[int]] = {}
+    additional = unmatched = unrated = 0
+    for rating in ratings:
+        if rating.level is None or rating.defaulted:
+            unrated += 1
+        elif rating.match == "additional":
+            additional += 1
+        elif rating.match == "unmatched":
+            unmatched += 1
+        elif rating.counted and 1 <= rating.level <= 5:
+            levels = scales.get(rating.scale_id)
+            if levels is None:
+                levels = scales[rating.scale_id] = [0] * 5
+            levels[rating.level - 1] += 1
+    rated = sum(map(sum, scales.values()))
+    callbacks, rectified, in_time = _follow_up_figures(day, ratings)
+    return WindowFigures(
+        called,
+        ended["finished"],
+        ended["abandoned"],
+        ended["held"],
+        ended["transferred"],
+        ended["ended_unknown"],
+        Ratio(rated, ended["finished"]),
+        Ratio(prompted, ended["finished"]),
+        tuple(scale_figures(scale, levels) for scale, levels in sorted(scales.items())),
+        additional,
+        unmatched,
+        unrated,
+        _durations(waits),
+        _durations(durations),
+        tuple(
+            HourFigures(
+                hour,
+                one.called,
+                one.finished,
+                one.abandoned,
+                _durations(one.waits),
+                _durations(one.services),
+            )
+            for hour, one in sorted(hours.items())
+        ),
+        callbacks,
+        rectified,
+        in_time,
+    )
+
+
+def scale_figures(scale_id: str, levels: Sequence[int]) -> ScaleFigures:
+    """The figures of one scale from its counts of the levels 1 to 5."""
+    one, two, three, four, five = levels
+    rated = one + two + three + four + five
+    points = one + 2 * two + 3 * three + 4 * four + 5 * five
+    return ScaleFigures(
+        scale_id,
+        Ratio(three + four + five, rated),
+        Ratio(four + five, rated),
+        Ratio(one + two, rated),
+        (one, two, three, four, five),
+        round(points / rated, 2) if rated else 0.0,
+    )
+
+
+def _follow_up_figures(
+    day: WindowDay, ratings: Sequence[RatingRecord]
+) -> tuple[Ratio, Ratio, Ratio]:
+    called = named = closed = in_time = due_or_closed = 0
+    for rating in ratings:
+        followed = rating.follow_up
+        if followed is None or followed.excluded:
+            continue
+        limit = next((one for one in followed.dues if one.step in ("closed", "review")), None)
+        until = limit.at if limit is not None else None
+        over = until is not None and until < day.as_of
+        if followed.closed_at is None and not over:
+            continue
+        due_or_closed += 1
+        if followed.closed_at is not None:
+            closed += 1
+            in_time += until is None or followed.closed_at <= until
+        if rating.named:
+            named += 1
+            called += followed.contacted
+    return Ratio(called, named), Ratio(closed, due_or_closed), Ratio(in_time, due_or_closed)
+
+
+# --------------------------------------------------------------------------------------------
+# The whole hall
+# --------------------------------------------------------------------------------------------
+
+_RESET_DROP = 10
+"""Numbers that fall by this many below the first one seen have begun again."""
+_SAME_TICKET = MINUTE
+
+
+def queue_resets(day: CounterDay) -> tuple[tuple[str, Instant], ...]:
+    """``(queue, at)`` of each time at which a queue's ticket numbers began again in the day: a
+    number not above the lowest is taken again, or one far below everything before it."""
+    resets: list[tuple[str, Instant]] = []
+    seen: dict[str, dict[str, Instant]] = {}
+    lows: dict[str, int] = {}
+    highs: dict[str, int] = {}
+    moved = {
+        one.body.ticket for one in day.events if one.body.event in ("transferred", "called_back")
+    }
+    for at, _, event in _in_order(day):
+        body = event.body
+        if body.event != "ticket_taken" or body.ticket in moved:
+            continue
+        digits = body.ticket[len(body.ticket.rstrip("0123456789")) :]
+        if not digits:
+            continue
+        queue, number = queue_of(body), int(digits[-9:])
+        tickets = seen.setdefault(queue, {})
+        if tickets and number <= lows[queue]:
+            before = tickets.get(body.ticket)
+            again = before is not None and at - before > _SAME_TICKET
+            if again or highs[queue] - number >= _RESET_DROP:
+                resets.append((queue, at))
+                tickets.clear()
+                lows[queue] = highs[queue] = number
+        tickets.setdefault(body.ticket, at)
+        lows[queue] = min(lows.get(queue, number), number)
+        highs[queue] = max(highs.get(queue, number), number)
+    return tuple(resets)
+
+
+def window_days(day: CounterDay) -> dict[str, WindowDay]:
+    """Each window's share of the hall's day."""
+    resets = queue_resets(day)
+    events: dict[str, list[SeenEvent]] = {one.id: [] for one in day.windows}
+    tickets: dict[str, dict[str, None]] = {}
+    elsewhere: list[SeenEvent] = []
+    for event in day.events:
+        body = event.body
+        if body.event in ("ticket_taken", "transferred"):
+            elsewhere.append(event)
+        if body.event == "batch_abandoned":
+            for share in events.values():
+                share.append(event)
+        elif body.event != "ticket_taken" and body.window in events:
+            events[body.window].append(event)
+            if body.ticket and body.event != "transferred":
+                tickets.setdefault(body.ticket, {})[body.window] = None
+    for event in elsewhere:
+        for window in tickets.get(event.body.ticket, ()):
+            if event.body.event == "ticket_taken" or event.body.window != window:
+                events[window].append(event)
+    ratings: dict[str, list[SeenRating]] = {}
+    for rating in day.ratings:
+        ratings.setdefault(rating.body.window, []).append(rating)
+    prompts: dict[str, list[SeenPrompt]] = {}
+    for prompt in day.prompts:
+        prompts.setdefault(prompt.body.window, []).append(prompt)
+    shown: dict[str, list[SeenShown]] = {}
+    for one in day.shown:
+        shown.setdefault(one.body.window, []).append(one)
+    rated_at = {one.body.rating_id: one.body.window for one in day.ratings}
+    steps: dict[str, list[SeenStep]] = {}
+    for step in day.steps:
+        steps.setdefault(rated_at.get(step.body.rating_id, ""), []).append(step)
+    return {
+        window.id: WindowDay(
+            day.hall,
+            window,
+            day.work_date,
+            day.midnight,
+            day.next_midnight,
+            day.opens,
+            day.closes,
+            day.as_of,
+            day.works,
+            tuple(events[window.id]),
+            tuple(ratings.get(window.id, ())),
+            tuple(prompts.get(window.id, ())),
+            tuple(shown.get(window.id, ())),
+            tuple(steps.get(window.id, ())),
+            tuple(one for one in day.device_up if one.window in ("", window.id)),
+            day.workdays_after,
+            resets,
+            day.policy,
+        )
+        for window in day.windows
+    }
+
+
+class _Taken(Struct, gc=False):
+    """A ticket while it is being followed through the hall."""
+
+    ticket: str
+    queue: str
+    epoch: int
+    service_code: str
+    priority: bool
+    reading_id: bytes
+    taken_at: Instant | None = None
+    called_at: Instant | None = None
+    window: str = ""
+    ended: str = ""
+    ended_at: Instant | None = None
+    back: bool = False
+    batch: bool = False
+    area: str = ""
+
+
+def follow_counter(
+    day: CounterDay, windows: Mapping[str, WindowRecord] | None = None
+) -> CounterRecord:
+    """What the hall's date comes to.  ``windows``: records made from the same day already."""
+    if windows is None:
+        windows = {name: follow_window(share) for name, share in window_days(day).items()}
+    records = [windows[one.id] for one in day.windows if one.id in windows]
+    resets = queue_resets(day)
+    tickets, batches, told = _tickets(day, records, resets)
+    _areas_of(tickets, records)
+    areas = _areas(day, records, tickets, told)
+    return CounterRecord(
+        tuple(records),
+        tuple(
+            Ticket(
+                one.ticket,
+                one.queue,
+                one.epoch,
+                one.area,
+                one.service_code,
+                one.priority,
+                one.taken_at,
+                one.called_at,
+                one.window,
+                one.ended,
+                one.ended_at,
+                one.back,
+                one.batch,
+                one.reading_id,
+            )
+            for one in tickets
+        ),
+        areas,
+        resets,
+        batches,
+    )
+
+
+def _epoch(resets: Sequence[tuple[str, Instant]], queue: str, at: Instant) -> int:
+    return sum(name == queue and begins <= at for name, begins in resets) if resets else 0
+
+
+def _tickets(
+    day: CounterDay, records: Sequence[WindowRecord], resets: tuple[tuple[str, Instant], ...]
+) -> tuple[list[_Taken], tuple[tuple[Instant, str], ...], list[tuple[Instant, str, int]]]:
+    """All tickets of the day in order of taking; the batches; and what was told of people waiting,
+    as ``(at, queue, waiting)``."""
+    by_name: dict[tuple[str, int], _Taken] = {}
+    batches: list[tuple[Instant, str]] = []
+    told: list[tuple[Instant, str, int]] = []
+    ends: list[tuple[Instant, QueueEvent]] = []
+    queues: dict[str, str] = {}
+    for at, reading, event in _in_order(day):
+        body = event.body
+        kind = body.event
+        if kind == "ticket_taken":
+            queue = queues[body.ticket] = queue_of(body)
+            name = (body.ticket, _epoch(resets, queue, at))
+            if name not in by_name:
+                by_name[name] = _Taken(
+                    *name[:1], queue, name[1], body.service_code, body.priority, reading, at
+                )
+        elif kind == "batch_abandoned":
+            batches.append((at, body.queue))
+        elif body.ticket and kind in ("abandoned", "held", "transferred"):
+            ends.append((at, body))
+        if body.waiting is not None:
+            told.append((at, body.queue or queues.get(body.ticket, "") or queue_of(body),
+                         body.waiting))  # fmt: skip
+    for record in records:
+        for one in record.services:
+            if not one.ticket:
+                continue
+            found = by_name.get((one.ticket, one.epoch))
+            if found is None:
+                reading = one.readings[0] if one.readings else b""
+                found = by_name[one.ticket, one.epoch] = _Taken(
+                    one.ticket, one.queue, one.epoch, one.service_code, one.priority, reading
+                )
+            first = one.called_at or one.started_at or one.ended_at
+            if one.called_at is None:
+                found.back = True
+            if first is not None and (found.called_at is None or first < found.called_at):
+                found.called_at, found.window = first, record.window.id
+            found.priority = found.priority or one.priority
+            found.service_code = found.service_code or one.service_code
+            if one.ended != "open" and (one.ended_at or 0) >= (found.ended_at or 0):
+                found.ended, found.ended_at = one.ended, one.ended_at
+            found.batch = found.batch or "batch" in one.flags
+            found.back = found.back or one.ended in ("held", "transferred") or bool(one.flags)
+    for at, body in ends:
+        # Tickets that ended before any window called them.
+        found = by_name.get((body.ticket, _epoch(resets, queue_of(body), at)))
+        if found is None:
+            continue
+        if body.event != "abandoned":
+            found.back = True
+        elif found.called_at is None or at < found.called_at:
+            found.ended, found.ended_at = "abandoned", at
+    for at, queue in batches:
+        for found in by_name.values():
+            if queue not in ("", found.queue) or found.ended or found.taken_at is None:
+                continue
+            if found.taken_at <= at and (found.called_at is None or found.called_at > at):
+                found.ended, found.ended_at, found.batch = "abandoned", at, True
+    ordered = sorted(
+        by_name.values(),
+        key=lambda one: (one.taken_at or one.called_at or 0, one.ticket, one.epoch),
+    )
+    return ordered, tuple(batches), told
+
+
+def _areas_of(tickets: Sequence[_Taken], records: Sequence[WindowRecord]) -> None:
+    """A called ticket belongs to the area that called it, another to the one that calls most of
+    its queue."""
+    area_of = {one.window.id: one.window.area for one in records}
+    votes: dict[str, dict[str, int]] = {}
+    for one in tickets:
+        if one.window:
+            one.area = area_of.get(one.window, "")
+            share = votes.setdefault(one.queue, {})
+            share[one.area] = share.get(one.area, 0) + 1
+    usual = {
+        queue: min(share, key=lambda area: (-share[area], area)) for queue, share in votes.items()
+    }
+    areas = set(area_of.values())
+    only = next(iter(areas)) if len(areas) == 1 else None
+    for one in tickets:
+        if not one.window:
+            # Of a queue that nobody has called from yet the area is unknown.
+            one.area = usual.get(one.queue, only if only is not None else "?")
+
+
+def _areas(
+    day: CounterDay,
+    records: Sequence[WindowRecord],
+    tickets: Sequence[_Taken],
+    told: Sequence[tuple[Instant, str, int]],
+) -> tuple[AreaRecord, ...]:
+    lines = _lines(day, records, tickets, told)
+    found = []
+    for area in sorted({one.window.area for one in records}):
+        mine = [one for one in records if one.window.area == area]
+        line = lines.get(area, ())
+        waits: list[int] = []
+        hours = _Hours()
+        for record in mine:
+            for one in record.services:
+                if one.called_at is not None:
+                    hour = hours[(one.called_at - day.midnight) // HOUR]
+                    hour.called += 1
+                    if one.waited is not None:
+                        waits.append(one.waited)
+                        hour.waits.append(one.waited)
+                if one.ended_at is not None and one.ended in ("finished", "abandoned"):
+                    hour = hours[(one.ended_at - day.midnight) // HOUR]
+                    hour.finished += one.ended == "finished"
+                    hour.abandoned += one.ended == "abandoned"
+        for ticket in tickets:
+            if ticket.area == area and ticket.taken_at is not None:
+                hours[(ticket.taken_at - day.midnight) // HOUR].taken += 1
+                if ticket.ended == "abandoned" and ticket.ended_at and ticket.called_at is None:
+                    hours[(ticket.ended_at - day.midnight) // HOUR].abandoned += 1
+        most = _most_waiting(day, line)
+        found.append(
+            AreaRecord(
+                area,
+                line[-1][1] if line else None,
+                line[-1][2] if line else 0,
+                _durations(waits),
+                tuple(
+                    AreaHour(
+                        hour,
+                        one.taken,
+                        one.called,
+                        one.finished,
+                        one.abandoned,
+                        _durations(one.waits),
+                        most.get(hour),
+                    )
+                    for hour, one in sorted(hours.items())
+                ),
+                line,
+            )
+        )
+    return tuple(found)
+
+
+def _lines(
+    day: CounterDay,
+    records: Sequence[WindowRecord],
+    tickets: Sequence[_Taken],
+    told: Sequence[tuple[Instant, str, int]],
+) -> dict[str, tuple[tuple[Instant, int | None, int], ...]]:
+    """For each area, how many wait and how many windows are open, from each instant on.
+
+    What the queue system says of people waiting holds from then on, changed by the tickets taken
+    and called since; where it says nothing, the tickets are counted."""
+    queue_area: dict[str, dict[str, int]] = {}
+    changes: dict[str, list[tuple[Instant, int, str, int]]] = {}
+    for one in tickets:
+        if one.area != "?":
+            share = queue_area.setdefault(one.queue, {})
+            share[one.area] = share.get(one.area, 0) + 1
+            moves = changes.setdefault(one.area, [])
+            if one.taken_at is not None:
+                moves.append((one.taken_at, 0, one.queue, 1))
+            left = one.ended_at if one.called_at is None else one.called_at
+            if left is not None:
+                moves.append((left, 1, one.queue, -1 if one.taken_at is not None else 0))
+    areas = {one.window.area for one in records}
+    only = next(iter(areas)) if len(areas) == 1 else None
+    for at, queue, waiting in told:
+        share = queue_area.get(queue, {})
+        area = min(share, key=lambda name: (-share[name], name)) if share else only
+        if area is not None:
+            changes.setdefault(area, []).append((at, 2, queue, waiting))
+    for record in records:
+        opened = False
+        moves = changes.setdefault(record.window.area, [])
+        for at, state in record.states:
+            is_open = state not in ("paused", "closed", "unknown")
+            if is_open != opened:
+                moves.append((at, 3, "", 1 if is_open else -1))
+                opened = is_open
+    lines = {}
+    for area, moves in changes.items():
+        line: list[tuple[Instant, int | None, int]] = []
+        counts: dict[str, int] = {}
+        open_windows = total = 0
+        for at, kind, queue, value in sorted(moves):
+            if at > day.as_of:
+                break
+            if kind == 3:
+                open_windows += value
+            else:
+                before = counts.get(queue)
+                if kind == 2:
+                    now = value
+                elif before is None and value <= 0:
+                    continue  # nothing tells how many wait
+                else:
+                    now = max((before or 0) + value, 0)
+                counts[queue] = now
+                total += now - (before or 0)
+            step = (at, total if counts else None, open_windows)
+            if line and line[-1][0] == at:
+                line[-1] = step
+            elif not line or line[-1][1:] != step[1:]:
+                line.append(step)
+        lines[area] = tuple(line)
+    return lines
+
+
+def _most_waiting(
+    day: CounterDay, line: Sequence[tuple[Instant, int | None, int]]
+) -> dict[int, int]:
+    most: dict[int, int] = {}
+    last = (min(day.as_of, day.next_midnight - 1) - day.midnight) // HOUR
+    for index, (at, waiting, _) in enumerate(line):
+        if waiting is None:
+            continue
+        until = line[index + 1][0] - 1 if index + 1 < len(line) else day.as_of
+        ends = min((until - day.midnight) // HOUR, last)
+        for hour in range((at - day.midnight) // HOUR, ends + 1):
+            most[hour] = max(most.get(hour, 0), waiting)
+    return most
+
+
+# --------------------------------------------------------------------------------------------
+# What rules share
+# --------------------------------------------------------------------------------------------
+
+STEADY = 5 * MINUTE
+"""A condition that is gone for less than this has not ended: queues swing round their limits."""
+
+
+class Episode(Struct, frozen=True):
+    """A value was over a limit from ``since`` to ``until`` (none while it is, or may be so again);
+    ``peak`` was its highest, ``at`` first."""
+
+    since: Instant
+    until: Instant | None
+    peak: float
+    at: Instant
+
+
+def episodes(
+    line: Iterable[tuple[Instant, float | None]], limit: float, as_of: Instant
+) -> tuple[list[Episode], Instant | None]:
+    """When a value that holds from each instant on was above ``limit``, and when that can change
+    though nothing happens.  A value of none is not above anything."""
+    found: list[Episode] = []
+    since: Instant | None = None
+    over_until: Instant | None = None
+    peak, peak_at = 0.0, 0
+    for at, value in line:
+        if at > as_of:
             break
-        called = drafts[index].called_at
-        if called is None or called <= at:
-            return index
-        if fallback is None:
-            fallback = index
-    return fallback
+        above = value is not None and value > limit
+        if since is not None and over_until is not None and at - over_until >= STEADY:
+            found.append(Episode(since, over_until, peak, peak_at))
+            since = over_until = None
+        if above and value is not None:
+            if since is None:
+                since, peak, peak_at = at, value, at
+            elif value > peak:
+                peak, peak_at = value, at
+            over_until = None
+        elif since is not None and over_until is None:
+            over_until = at
+    if since is None:
+        return found, None
+    if over_until is not None and as_of - over_until >= STEADY:
+        return [*found, Episode(since, over_until, peak, peak_at)], None
+    asks = None if over_until is None else over_until + STEADY
+    return [*found, Episode(since, None, peak, peak_at)], asks
 
 
-def _of_ticket(
-    window: _Window, finished: Sequence[tuple[Instant, int]], ticket: str, until: Instant
-) -> int | None:
-    """The latest service of that ticket which ended until then."""
-    last = bisect_right(finished, (until, len(window.drafts)))
-    for _, index in reversed(finished[:last]):
-        if window.drafts[index].ticket == ticket:
-            return index
-    return None
+def till_midnight(day: WindowDay | CounterDay) -> tuple[Instant | None, str]:
+    """End and state of an alert that concerns this date alone."""
+    if day.as_of >= day.next_midnight:
+        return day.next_midnight, "expired"
+    return None, "open"
+
+
+def place(hall: str, area: str) -> tuple[str, str]:
+    """The kind and name of an alert's subject: a service area, or the hall where none is named."""
+    return ("area", area) if area else ("hall", hall)
+
+
+def place_name(area: str) -> tuple[str, str]:
+    """What a service area is called in Chinese and English."""
+    return (f"{area}区域" if area else "大厅", area or "the hall")
+
+
+def wait_mean(record: CounterRecord, area: str, span: int) -> list[tuple[Instant, float | None]]:
+    """Mean wait in minutes of those called in an area within the last ``span`` ms, from each
+    instant on at which it changes."""
+    calls = sorted(
+        (one.called_at, one.waited)
+        for window in record.windows
+        if window.window.area == area
+        for one in window.services
+        if one.called_at is not None and one.waited is not None
+    )
+    changes = [(at, 1, waited) for at, waited in calls]
+    changes += [(at + span, 0, waited) for at, waited in calls]
+    line: list[tuple[Instant, float | None]] = []
+    count = total = 0
+    for at, comes, waited in sorted(changes):
+        count += 1 if comes else -1
+        total += waited if comes else -waited
+        mean = total / count / MINUTE if count else None
+        if line and line[-1][0] == at:
+            line[-1] = (at, mean)
+        else:
+            line.append((at, mean))
+    return line

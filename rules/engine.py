@@ -15,6 +15,7 @@ from typing import NamedTuple, cast
 from msgspec import Struct, structs
 
 from rules.attendance import Expected, assess, expectations, is_eligible
+from rules.counter import CounterRule, WindowRule
 from rules.findings import clock, segment_name
 from rules.model import (
     DAY,
@@ -53,10 +54,12 @@ class RuleEntry(NamedTuple):
 class _InForce(NamedTuple):
     person: tuple[PersonRule, ...]
     hall: tuple[HallRule, ...]
+    window: tuple[WindowRule, ...]
+    counter: tuple[CounterRule, ...]
     version: str
 
 
-_NOTHING = _InForce((), (), stable_id("rules")[:12])
+_NOTHING = _InForce((), (), (), (), stable_id("rules")[:12])
 
 
 class Rulebook:
@@ -81,6 +84,16 @@ class Rulebook:
             tuple(
                 cast(HallRule, entry.rule) for entry in rules if hasattr(entry.rule, "judge_hall")
             ),
+            tuple(
+                cast(WindowRule, entry.rule)
+                for entry in rules
+                if hasattr(entry.rule, "judge_window")
+            ),
+            tuple(
+                cast(CounterRule, entry.rule)
+                for entry in rules
+                if hasattr(entry.rule, "judge_counter")
+            ),
             stable_id("rules", *((entry.name, repr(entry.rule)) for entry in person))[:12],
         )
 
@@ -93,6 +106,12 @@ class Rulebook:
 
     def hall_rules(self, day: date) -> tuple[HallRule, ...]:
         return self._on(day).hall
+
+    def window_rules(self, day: date) -> tuple[WindowRule, ...]:
+        return self._on(day).window
+
+    def counter_rules(self, day: date) -> tuple[CounterRule, ...]:
+        return self._on(day).counter
 
     def rule_version(self, day: date) -> str:
         """12 hexadecimal digits that stay the same while the rules about people and their

@@ -66,12 +66,12 @@ OPS = {"opened": 1, "amended": 0, "withdrawn": -1}
 FINALITY = {"pending": 0, "provisional": 1, "final": 2, "locked": 3}
 VIOLATION_STATES = frozenset(("active", "withdrawn"))
 ALERT_STATES = frozenset(
-    ("open", "acknowledged", "resolved", "converted", "expired", "withdrawn")
-)  # fmt: skip
+    ("open", "acknowledged", "resolved", "converted", "expired", "withdrawn"),
+)
 DEVICE_STATES = {"offline": 0, "online": 1}
 WINDOW_STATES = {"idle": 0, "calling": 1, "serving": 2, "finished": 3, "paused": 4, "closed": 5}
-"""Fields cannot be words on every server, and tags cannot be drawn: a state is both, a tag and a
-number.  ``unknown`` is -1."""
+"""Fields cannot be words on every server, and a tag would cut a window's series into one for each
+state: so these are numbers.  ``unknown`` is -1."""
 
 UNKNOWN = -1
 
@@ -338,10 +338,7 @@ class Points:
         complete = row.complete_until
         return _Spot(
             "device",
-            {
-                "device": self._tag("device", change.key, ID),
-                "state": _one_of((*DEVICE_STATES, "unknown"), row.state),
-            },
+            {"device": self._tag("device", change.key, ID)},
             {
                 "state_code": DEVICE_STATES.get(row.state, UNKNOWN),
                 "punches": row.punches,
@@ -389,7 +386,6 @@ class Points:
             {
                 "window": self._tag("window", row.window, ID),
                 "area": self._tag("area", row.area, WORD),
-                "state": _one_of((*WINDOW_STATES, "unknown"), row.state),
             },
             fields | msgspec.structs.asdict(row.figures),
             when,
@@ -455,7 +451,8 @@ class _Answer(NamedTuple):
 
 class _Wire(Protocol):
     def post(self, lines: bytes) -> _Answer:
-        """What the server answered, whatever it is.  Raises ``SinkDown`` when it did not."""
+        """What the server answered, whatever it is.  Raises urllib3's errors, ``OSError`` or
+        ``UnicodeDecodeError`` when there is no answer, or none that can be read."""
         ...
 
     def close(self) -> None: ...
@@ -557,12 +554,14 @@ class InfluxSink:
         timeout: float = 10.0,
     ) -> None:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
             raise ValueError(f"url {url!r} is not like http://127.0.0.1:8086")
         if parts.query or parts.fragment or parts.username is not None:
             raise ValueError("url must be without user, password, '?' and '#'")
         if ca_file and parts.scheme != "https":
             raise ValueError("ca_file is given, but url is not https")
+        if not token.isascii() or not token.isprintable():
+            raise ValueError("the token has characters that cannot be sent")
         if not ID.fullmatch(hall):
             raise ValueError(f"hall {hall!r} cannot be a tag: use a-z, 0-9 and '-'")
         if version == "2" and not bucket:
@@ -582,7 +581,10 @@ class InfluxSink:
         self._timeout = timeout
         tls = None
         if parts.scheme == "https":
-            tls = ssl.create_default_context(cafile=ca_file or None)
+            try:
+                tls = ssl.create_default_context(cafile=ca_file or None)
+            except OSError as error:
+                raise ValueError(f"ca_file {ca_file} cannot be used: {error}") from error
         self._wire: _Wire
         if version == "2":
             self._wire = _Version2(self._place, org, bucket, token, timeout, tls)
@@ -592,8 +594,8 @@ class InfluxSink:
         self._not_before = 0.0
 
     def deliver(self, changes: Sequence[Change]) -> Delivered:
-        """See ``daemon.outbox.Sink``.  Settles all or raises ``SinkDown``; what has been written
-        before that is written again the next time, over itself."""
+        """See ``daemon.outbox.Sink``.  What has been written before the server went down is written
+        again the next time, over itself."""
         rejected: list[tuple[int, str]] = []
         lines: list[tuple[int, str]] = []
         for change in changes:
@@ -601,9 +603,10 @@ class InfluxSink:
                 lines.append((change.seq, self._points.line(change)))
             except (ValueError, OverflowError) as error:
                 rejected.append((change.seq, f"cannot be a point: {error}"))
-        if lines:
-            rejected += self._write(lines)
-        return Delivered(changes[-1].seq, tuple(sorted(rejected)))
+        refused, settled = self._write(lines)
+        accepted = changes[-1].seq if settled == len(lines) else lines[settled - 1][0]
+        rejected += refused
+        return Delivered(accepted, tuple(sorted(one for one in rejected if one[0] <= accepted)))
 
     def metrics(self, now: Instant, values: Mapping[str, float]) -> bool:
         """Write the daemon's own figures; returns whether the server took them.  They are not kept
@@ -619,34 +622,42 @@ class InfluxSink:
         with self._one_at_a_time:
             self._wire.close()
 
-    def _write(self, lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
-        """Write all lines but those that the server refuses, which are returned with its reason.
+    def _write(self, lines: list[tuple[int, str]]) -> tuple[list[tuple[int, str]], int]:
+        """Write the lines but those that the server refuses.  Returns these with its reason, and
+        how many lines are settled from the first on: fewer than all when it went down on the way.
 
         A server names no line, or only the first, and may have taken the others: so what is refused
         is tried again in halves.
         """
         refused: list[tuple[int, str]] = []
-        trusted = False
-        waiting = [lines]
-        while waiting:
-            part = waiting.pop()
-            answer = self._post(part)
-            if answer.status == 204:
-                trusted = True
-                continue
-            reason = _said(answer)
-            if len(part) > 1 and f"dropped={len(part)}" not in reason.split():
-                half = len(part) // 2
-                waiting += [part[half:], part[:half]]
-                continue
-            if not trusted:
-                # Settings can be refused with the same status as lines.  Then this one is, too.
-                good = self._points.metrics(None, {"influx_probe": 1.0})
-                if self._post([(0, good)]).status != 204:
-                    raise SinkDown(f"InfluxDB at {self._place} refuses whatever is sent: {reason}")
-                trusted = True
-            refused += [(seq, reason) for seq, _ in part]
-        return refused
+        settled = 0
+        waiting = [lines] if lines else []
+        try:
+            while waiting:
+                part = waiting.pop()
+                answer = self._post(part)
+                reason = _said(answer)
+                whole = len(part) == 1 or f"dropped={len(part)}" in reason.split()
+                if answer.status != 204 and not whole:
+                    half = len(part) // 2
+                    waiting += [part[half:], part[:half]]
+                    continue
+                if answer.status != 204:
+                    if not settled:
+                        self._try_good_line(reason)
+                    refused += [(seq, reason) for seq, _ in part]
+                settled += len(part)
+        except SinkDown:
+            if not settled:
+                raise
+        return refused, settled
+
+    def _try_good_line(self, reason: str) -> None:
+        """Settings can be refused with the same status as lines: then a good line is refused too,
+        and the sink is down."""
+        good = self._points.metrics(None, {"influx_probe": 1.0})
+        if self._post([(0, good)]).status != 204:
+            raise SinkDown(f"InfluxDB at {self._place} refuses whatever is sent: {reason}")
 
     def _post(self, lines: Sequence[tuple[int, str]]) -> _Answer:
         """204 when all lines are written, 400, 413 or 422 when lines were refused.  Raises
@@ -659,6 +670,9 @@ class InfluxSink:
                 )
             try:
                 answer = self._wire.post("\n".join(line for _, line in lines).encode())
+            except urllib3.exceptions.NewConnectionError as error:
+                cause = error.__cause__ or error
+                raise SinkDown(f"cannot reach InfluxDB at {self._place}: {cause}") from error
             except urllib3.exceptions.TimeoutError as error:
                 raise SinkDown(
                     f"no answer from InfluxDB at {self._place} within {self._timeout:g} s"
@@ -705,7 +719,7 @@ def _said(answer: _Answer) -> str:
 
 
 def _cut(text: str) -> str:
-    """On one line, and short.  Not cut in the middle: ends say what was dropped."""
+    """On one line, and short: without the middle, because the end says what was dropped."""
     text = " ".join(text.split())
     if len(text) <= TEXT_LIMIT:
         return text

@@ -1,0 +1,363 @@
+"""Facts of the counter gathered from the journal: a window's day, the hall's counter day."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import date
+from typing import Any
+
+import msgspec
+
+from config.load import Hall
+from daemon.facts import Gatherer, Paths
+from rules.counter import (
+    CounterDay,
+    CounterOutcome,
+    CounterRecord,
+    SeenEvent,
+    SeenPrompt,
+    SeenRating,
+    SeenShown,
+    SeenStep,
+    SourceUp,
+    Window,
+    WindowDay,
+    WindowRecord,
+    follow_counter,
+    follow_window,
+    judge_counter,
+    judge_window,
+    queue_resets,
+)
+from rules.model import (
+    DAY,
+    FollowUpStep,
+    Instant,
+    Person,
+    QueueEvent,
+    Rating,
+    RatingPrompt,
+    Shown,
+    normal_ticket,
+)
+from rules.workdays import at_minute, local_midnight, workdays_after
+
+LATE_RATING_DAYS = 30
+"""A rating of a service is accepted so many days after it."""
+FOLLOW_UP_WORKDAYS = 15
+SOURCES = {"rating_pad": "pad", "network_pad": "pad", "queue_display": "display"}
+"""What a device of a window tells of, by driver; any other tells of the queue."""
+
+_COLUMNS = "at, received_at, device, id, kind, body"
+_SEEN: dict[str, tuple[type, Any]] = {
+    "queue": (SeenEvent, msgspec.json.Decoder(QueueEvent).decode),
+    "rating": (SeenRating, msgspec.json.Decoder(Rating).decode),
+    "prompt": (SeenPrompt, msgspec.json.Decoder(RatingPrompt).decode),
+    "shown": (SeenShown, msgspec.json.Decoder(Shown).decode),
+    "follow_up": (SeenStep, msgspec.json.Decoder(FollowUpStep).decode),
+}
+_REFS_AT_ONCE = 400
+
+
+def _batches(refs: Iterable[str], number: int) -> Iterator[list[str]]:
+    listed = list(refs)
+    for place in range(0, len(listed), number):
+        yield listed[place : place + number]
+
+
+class _Facts(msgspec.Struct):
+    events: list[SeenEvent]
+    ratings: list[SeenRating]
+    prompts: list[SeenPrompt]
+    shown: list[SeenShown]
+    steps: list[SeenStep]
+
+
+class CounterGatherer:
+    """Builds what the counter's rules see from one connection; the same for the daemon and a
+    replay."""
+
+    def __init__(self, connection: sqlite3.Connection, hall: Hall, gatherer: Gatherer) -> None:
+        self._execute = connection.execute
+        self._hall = hall
+        self._gatherer = gatherer
+        self.windows = {
+            one.id: Window(one.id, one.name, one.unit or "", one.area)
+            for one in hall.windows.values()
+        }
+        self._sources = [
+            (device.id, device.window, SOURCES.get(device.driver, "queue"))
+            for device in hall.devices
+            if device.in_service and (device.window or device.driver == "mqtt_counter")
+        ]
+        self.paths = Paths(connection, [device for device, _, _ in self._sources], 0)
+        self._resets: dict[date, tuple[tuple[str, Instant], ...]] = {}
+        self._hours: dict[date, tuple[Instant | None, Instant | None, tuple[Instant, ...]]] = {}
+        (self._last_rating,) = self._execute(
+            "SELECT ifnull(max(day), 0) FROM reading WHERE kind = 'rating' AND kind <> 'punch'"
+        ).fetchone()
+
+    # -- which days a reading bears on
+
+    def days_of(self, body: object, day: int) -> Iterator[tuple[str, date]]:
+        """The windows' days that a reading of this local date bears on; an empty window is the
+        hall's counter alone."""
+        own = date.fromordinal(day)
+        if isinstance(body, Rating):
+            self._last_rating = max(self._last_rating, day)
+            yield body.window, self._date_of(body, day)
+        elif isinstance(body, FollowUpStep):
+            found = self._execute(
+                "SELECT window, work_date FROM rating WHERE rating_id = ?", (body.rating_id,)
+            ).fetchone()
+            if found:
+                yield found[0], date.fromisoformat(found[1])
+        elif isinstance(body, RatingPrompt | Shown):
+            yield body.window, own
+        elif isinstance(body, QueueEvent):
+            yield body.window, own
+            if body.event == "batch_abandoned":
+                yield from ((window, own) for window in self.windows)
+            elif body.ticket:
+                for (window,) in self._execute(
+                    "SELECT DISTINCT window FROM reading"
+                    " WHERE day = ? AND ref = ? AND kind = 'queue'",
+                    (day, body.ticket),
+                ):
+                    if window != body.window:
+                        yield window, own
+
+    def seen_by(self, device: str, day: int) -> Iterator[tuple[str, date]]:
+        """The windows' days that a device being lost or found bears on."""
+        for source, window, _ in self._sources:
+            if source == device:
+                for one in (window,) if window else self.windows:
+                    if self._execute(
+                        "SELECT 1 FROM reading WHERE day = ? AND window = ? LIMIT 1", (day, one)
+                    ).fetchone():
+                        yield one, date.fromordinal(day)
+
+    def _date_of(self, rating: Rating, day: int) -> date:
+        """The date a rating belongs to: that of the service which it names, or its own."""
+        found: int | None = None
+        if rating.session:
+            (found,) = self._execute(
+                "SELECT min(day) FROM reading WHERE kind = 'prompt' AND ref = ?", (rating.session,)
+            ).fetchone()
+        elif rating.service_ref:
+            days = range(day, day - LATE_RATING_DAYS - 1, -1)
+            (found,) = self._execute(
+                "SELECT max(day) FROM reading WHERE kind = 'queue' AND ref = ?"
+                f" AND day IN ({', '.join('?' * len(days))}) AND window = ?",
+                (normal_ticket(rating.service_ref), *days, rating.window),
+            ).fetchone()
+        if found is None or not day - LATE_RATING_DAYS <= found <= day:
+            found = day
+        return date.fromordinal(found)
+
+    # -- a window's day
+
+    def window_day(self, window: Window, work_date: date, as_of: Instant) -> WindowDay:
+        """One window's date as known at ``as_of``."""
+        day = work_date.toordinal()
+        facts = _Facts([], [], [], [], [])
+        self._read(facts, "day = ? AND window = ?", (day, window.id), as_of)
+        self._read(facts, "kind = 'queue' AND day = ? AND ref = '' AND window = ''", (day,), as_of)
+        tickets = {
+            one.body.ticket: None
+            for one in facts.events
+            if one.body.ticket and one.body.event != "transferred"
+        }
+        elsewhere = _Facts([], [], [], [], [])
+        for some in _batches(tickets, _REFS_AT_ONCE):
+            self._read(
+                elsewhere,
+                f"kind = 'queue' AND day = ? AND ref IN ({', '.join('?' * len(some))})"
+                " AND window <> ?",
+                (day, *some, window.id),
+                as_of,
+            )
+        facts.events += [
+            one for one in elsewhere.events if one.body.event in ("ticket_taken", "transferred")
+        ]
+        self._late_ratings(facts, work_date, as_of)
+        facts.ratings = [one for one in facts.ratings if one.body.window == window.id]
+        self._read_steps(facts, as_of)
+        midnight, next_midnight = self._gatherer.bounds(work_date)
+        opens, closes, after = self._working_hours(work_date)
+        return WindowDay(
+            hall=self._hall.id,
+            window=window,
+            work_date=work_date,
+            midnight=midnight,
+            next_midnight=next_midnight,
+            opens=opens,
+            closes=closes,
+            as_of=as_of,
+            works=opens is not None,
+            events=tuple(facts.events),
+            ratings=tuple(facts.ratings),
+            prompts=tuple(facts.prompts),
+            shown=tuple(facts.shown),
+            steps=tuple(facts.steps),
+            device_up=self._device_up(work_date, as_of, ("", window.id)),
+            workdays_after=after,
+            resets=self.resets(work_date, as_of),
+        )
+
+    def counter_day(self, work_date: date, as_of: Instant) -> CounterDay:
+        """The whole hall's counter on a date as known at ``as_of``."""
+        facts = _Facts([], [], [], [], [])
+        self._read(facts, "day = ? AND window IS NOT NULL", (work_date.toordinal(),), as_of)
+        self._late_ratings(facts, work_date, as_of)
+        self._read_steps(facts, as_of)
+        midnight, next_midnight = self._gatherer.bounds(work_date)
+        opens, closes, after = self._working_hours(work_date)
+        return CounterDay(
+            hall=self._hall.id,
+            work_date=work_date,
+            midnight=midnight,
+            next_midnight=next_midnight,
+            opens=opens,
+            closes=closes,
+            as_of=as_of,
+            works=opens is not None,
+            windows=tuple(self.windows.values()),
+            events=tuple(facts.events),
+            ratings=tuple(facts.ratings),
+            prompts=tuple(facts.prompts),
+            shown=tuple(facts.shown),
+            steps=tuple(facts.steps),
+            device_up=self._device_up(work_date, as_of, None),
+            workdays_after=after,
+        )
+
+    def resets(self, work_date: date, as_of: Instant) -> tuple[tuple[str, Instant], ...]:
+        """When queues' ticket numbers began again, as last found for the date."""
+        found = self._resets.get(work_date)
+        if found is None:
+            found = self.find_resets(self.counter_day(work_date, as_of))
+        return found
+
+    def find_resets(self, day: CounterDay) -> tuple[tuple[str, Instant], ...]:
+        if len(self._resets) > 400:
+            self._resets.clear()
+        found = self._resets[day.work_date] = queue_resets(day)
+        return found
+
+    def forget_resets(self) -> None:
+        self._resets.clear()
+
+    def _read(
+        self, facts: _Facts, condition: str, values: Iterable[object], as_of: Instant
+    ) -> None:
+        lists = {
+            "queue": facts.events, "rating": facts.ratings, "prompt": facts.prompts,
+            "shown": facts.shown, "follow_up": facts.steps,
+        }  # fmt: skip
+        for at, received_at, device, id_, kind, body in self._execute(
+            f"SELECT {_COLUMNS} FROM reading WHERE {condition} AND received_at <= ?",
+            (*values, as_of),
+        ):
+            seen, decode = _SEEN[kind]
+            lists[kind].append(seen(at, received_at, device, id_, decode(body)))  # type: ignore[attr-defined]
+
+    def _late_ratings(self, facts: _Facts, work_date: date, as_of: Instant) -> None:
+        """Leave ratings that belong to other dates; add later ones that belong to this one."""
+        day = work_date.toordinal()
+        sessions = {one.body.session for one in facts.prompts}
+        facts.ratings = [
+            one
+            for one in facts.ratings
+            if not (one.body.session or one.body.service_ref)
+            or one.body.session in sessions
+            or self._date_of(one.body, day) == work_date
+        ]
+        if self._last_rating <= day:
+            return
+        refs = [*sessions, *{one.body.ticket for one in facts.events if one.body.ticket}]
+        later = _Facts([], [], [], [], [])
+        for some in _batches(refs, _REFS_AT_ONCE):
+            self._read(
+                later,
+                f"kind = 'rating' AND ref IN ({', '.join('?' * len(some))})"
+                " AND day BETWEEN ? AND ?",
+                (*some, day + 1, day + LATE_RATING_DAYS),
+                as_of,
+            )
+        facts.ratings += [
+            one
+            for one in later.ratings
+            if self._date_of(one.body, self._gatherer.days.day(one.at)) == work_date
+        ]
+
+    def _read_steps(self, facts: _Facts, as_of: Instant) -> None:
+        bad = [
+            one.body.rating_id
+            for one in facts.ratings
+            if one.body.level is not None and one.body.level <= 2
+        ]
+        for some in _batches(bad, _REFS_AT_ONCE):
+            self._read(
+                facts,
+                f"kind = 'follow_up' AND ref IN ({', '.join('?' * len(some))})",
+                some,
+                as_of,
+            )
+
+    def _device_up(
+        self, work_date: date, as_of: Instant, windows: Sequence[str] | None
+    ) -> tuple[SourceUp, ...]:
+        if not self._sources:
+            return ()
+        midnight, next_midnight = self._gatherer.bounds(work_date)
+        paths = self.paths.of(work_date, midnight - DAY // 2, next_midnight + DAY, as_of)
+        return tuple(
+            SourceUp(device, window, kind, path.up)
+            for (device, window, kind), path in zip(self._sources, paths, strict=True)
+            if windows is None or window in windows
+        )
+
+    def _working_hours(
+        self, work_date: date
+    ) -> tuple[Instant | None, Instant | None, tuple[Instant, ...]]:
+        """When the hall opens and closes, and the ends of the workdays after the date."""
+        known = self._hours.get(work_date)
+        if known is None:
+            if len(self._hours) > 1_000:
+                self._hours.clear()
+            zone, calendar = self._hall.zone, self._hall.calendar
+            rules = self._hall.segment_rules(Person(""), work_date)
+            opens = closes = None
+            if rules:
+                opens = at_minute(work_date, min(one.starts for one in rules), zone)
+                closes = at_minute(work_date, max(one.ends for one in rules), zone)
+            after: list[Instant] = []
+            on = work_date
+            for _ in range(FOLLOW_UP_WORKDAYS + LATE_RATING_DAYS):
+                on = workdays_after(on, 1, calendar)
+                after.append(local_midnight(date.fromordinal(on.toordinal() + 1), zone))
+            known = self._hours[work_date] = (opens, closes, tuple(after))
+        return known
+
+    # -- judging
+
+    def judge_window(
+        self, window: Window, work_date: date, as_of: Instant
+    ) -> tuple[WindowRecord, CounterOutcome]:
+        day = self.window_day(window, work_date, as_of)
+        record = follow_window(day)
+        return record, judge_window(day, record, self._hall.rulebook.window_rules(work_date))
+
+    def judge_counter(
+        self, work_date: date, as_of: Instant
+    ) -> tuple[CounterRecord, CounterOutcome, bool]:
+        """The last says whether queues' numbers are now seen to have begun again at other times,
+        which bears on all windows of the date."""
+        day = self.counter_day(work_date, as_of)
+        before = self._resets.get(work_date, ())
+        resets = self.find_resets(day)
+        record = follow_counter(day)
+        outcome = judge_counter(day, record, self._hall.rulebook.counter_rules(work_date))
+        return record, outcome, resets != before
