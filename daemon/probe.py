@@ -44,7 +44,8 @@ class _Listening:
         self.contacts: set[str] = set()
 
     async def order(self) -> tuple[str, Order]:
-        return await asyncio.get_running_loop().create_future()
+        await asyncio.Event().wait()
+        raise AssertionError("nobody wishes for anything during a probe")
 
     async def emit(
         self, readings: Sequence[Reading], marks: Mapping[tuple[str, str], str] | None = None
