@@ -116,7 +116,7 @@ class App:
         self.watch(reader.changed)
         self.api = ApiServer(reader, self.hall.api.host, self.hall.api.port)
         await asyncio.to_thread(self.api.start)
-        await self.supervisor.apply(self.hall.devices, self.hall.zone)
+        await self.supervisor.apply(self.hall.devices, self.hall.zone, list(self.hall.windows))
         self._tasks.append(asyncio.create_task(self._stay_alive(), name="alive"))
         self._tasks.append(asyncio.create_task(self._prune(), name="prune"))
 
@@ -152,7 +152,7 @@ class App:
         if sinks_changed:
             await asyncio.to_thread(self._stop_outbox)
             await asyncio.to_thread(self._start_outbox)
-        await self.supervisor.apply(hall.devices, hall.zone)
+        await self.supervisor.apply(hall.devices, hall.zone, list(hall.windows))
 
     # -- deliveries
 

@@ -37,6 +37,7 @@ class _Listening:
 
     def __init__(self, zone: ZoneInfo) -> None:
         self.zone = zone
+        self.windows: tuple[str, ...] = ()
         clock = Clock()
         self.now = clock.now
         self.sleep = clock.sleep

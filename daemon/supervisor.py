@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -84,11 +84,13 @@ class DriverContext:
         contacts: Contacts,
         clock: Clock,
         zone: ZoneInfo,
+        windows: Collection[str],
         marks: Mapping[tuple[str, str], str],
     ) -> None:
         self._pipeline = pipeline
         self._marks = dict(marks)
         self.zone = zone
+        self.windows = windows
         self.contact = contacts.contact
         self.lost = contacts.lost
         self.note = contacts.note
@@ -149,10 +151,13 @@ class Supervisor:
         self._links: dict[Hashable, tuple[tuple[DeviceSpec, ...], asyncio.Task[None]]] = {}
         self._contexts: dict[str, DriverContext] = {}
         """By device."""
-        self._zone: ZoneInfo | None = None
+        self._hall: tuple[ZoneInfo, set[str]] | None = None
 
-    async def apply(self, devices: Sequence[DeviceSpec], zone: ZoneInfo) -> None:
-        """Watch these devices.  Links whose devices did not change are left alone."""
+    async def apply(
+        self, devices: Sequence[DeviceSpec], zone: ZoneInfo, windows: Collection[str] = ()
+    ) -> None:
+        """Watch these devices.  Links whose devices did not change are left alone, but where the
+        hall's zone or windows did."""
         wanted: dict[Hashable, list[DeviceSpec]] = {}
         for device in devices:
             if device.in_service:
@@ -160,7 +165,7 @@ class Supervisor:
         stopped = [
             key
             for key, (present, _) in self._links.items()
-            if tuple(wanted.get(key, ())) != present or zone != self._zone
+            if tuple(wanted.get(key, ())) != present or (zone, set(windows)) != self._hall
         ]
         still = {device.id for specs in wanted.values() for device in specs}
         for key in stopped:
@@ -171,7 +176,7 @@ class Supervisor:
                 self._contexts.pop(device.id, None)
                 if device.id not in still:
                     self.contacts.forget(device.id)
-        self._zone = zone
+        self._hall = (zone, set(windows))
         started = [key for key in wanted if key not in self._links]
         if not started:
             return
@@ -185,7 +190,9 @@ class Supervisor:
         )
         for key in started:
             specs = tuple(wanted[key])
-            context = DriverContext(self._pipeline, self.contacts, self._clock, zone, marks)
+            context = DriverContext(
+                self._pipeline, self.contacts, self._clock, zone, windows, marks
+            )
             task = asyncio.create_task(self._keep(specs, context), name=f"driver {specs[0].id}")
             self._links[key] = (specs, task)
             self._contexts.update({spec.id: context for spec in specs})

@@ -10,7 +10,7 @@ serial line), and ``run`` talks to them until it is cancelled.  The supervisor g
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 from zoneinfo import ZoneInfo
 
@@ -90,6 +90,11 @@ class Context(Protocol):
     @property
     def zone(self) -> ZoneInfo:
         """The hall's zone: terminals tell local wall time."""
+        ...
+
+    @property
+    def windows(self) -> Collection[str]:
+        """The ids of the hall's windows, for devices that tell of any of them."""
         ...
 
     async def emit(

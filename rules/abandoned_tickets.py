@@ -48,7 +48,7 @@ class AbandonedTickets(Struct, frozen=True, forbid_unknown_fields=True):
                     yield AskAgain(ends)
                 elif hour in bad and hour - 1 not in bad:
                     over = hour + 1
-                    while over in bad and day.midnight + (over + 1) * HOUR <= day.as_of:
+                    while over in bad:
                         over += 1
                     until = day.midnight + (over + 1) * HOUR
                     if until > day.as_of:

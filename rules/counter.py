@@ -1060,8 +1060,8 @@ def _unmatched_shown(
     found: list[Unmatched] = []
     for device, told in sorted(displays.items()):
         shows = ""
-        # At one instant the event stands before the text that shows it.
-        for index, (at, reading, ticket) in enumerate(told := sorted(told, key=_showing)):
+        told.sort()
+        for index, (at, reading, ticket) in enumerate(told):
             fresh = ticket != shows
             shows = ticket
             if not fresh or not ticket:
@@ -1076,11 +1076,6 @@ def _unmatched_shown(
             ends = [t for t, _, other in told[index + 1 :] if other != ticket][:1] + times
             found.append(Unmatched(ticket, at, min(ends, default=None), device, reading))
     return tuple(found)
-
-
-def _showing(one: tuple[Instant, bytes, str]) -> tuple[Instant, bool, bytes]:
-    at, reading, ticket = one
-    return at, not ticket, reading
 
 
 # --------------------------------------------------------------------------------------------

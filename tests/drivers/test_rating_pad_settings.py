@@ -185,7 +185,7 @@ def test_the_profile_of_a_capture_is_the_one_that_leaves_least(
             "bank-ascii": "bank-installer",
             "bank-ascii-pj": "five",
             "bank-ascii-ph": "five",
-            "keybyte": "taxi",
+            "keybyte": "jtt905",
         }[profile]
     }
     assert not [reading for reading in readings if isinstance(reading.body, Unreadable)]
