@@ -13,6 +13,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, is_dataclass
 from dataclasses import fields as dataclass_fields
@@ -44,8 +45,8 @@ from config.settings import (
     CalendarSettings,
     DeviceSettings,
     HallSettings,
+    InfluxSinkSettings,
     LogSettings,
-    MqttSinkSettings,
     PersonSettings,
     PolicySettings,
     RosterSettings,
@@ -53,6 +54,7 @@ from config.settings import (
     Section,
     SegmentSettings,
     Settings,
+    SinkSettings,
     StorageSettings,
     TimetableSettings,
     UnitSettings,
@@ -158,7 +160,7 @@ class Hall:
     policy: Policy
     rulebook: Rulebook
     devices: tuple[DeviceSpec, ...]
-    sinks: tuple[MqttSinkSettings, ...]
+    sinks: tuple[SinkSettings, ...]
     broker: BrokerSettings
     api: ApiSettings
     storage: StorageSettings
@@ -1147,8 +1149,8 @@ class _Building:
                     f"the driver {driver} cannot serve {ids} over one link: {error}",
                 )
 
-    def sinks(self) -> tuple[MqttSinkSettings, ...]:
-        found: list[tuple[KeyPath, MqttSinkSettings]] = []
+    def sinks(self) -> tuple[SinkSettings, ...]:
+        found: list[SinkSettings] = []
         for path, table in self.tables("sinks"):
             kind = table.get("type")
             model = SINKS.get(kind) if isinstance(kind, str) else None
@@ -1161,7 +1163,10 @@ class _Building:
                 )
                 continue
             sink = self.validate(model, self.with_files(table, path), path)
-            if sink is not None:
+            if isinstance(sink, InfluxSinkSettings):
+                self.check_influx(path, sink)
+                found.append(sink)
+            elif sink is not None:
                 tls_only = [
                     name for name in ("ca_file", "cert_file", "key_file") if table.get(name)
                 ]
@@ -1176,9 +1181,30 @@ class _Building:
                         "cert_file and key_file belong together",
                     )
                 port = sink.port or (8883 if sink.tls else 1883)
-                found.append((path, sink.model_copy(update={"port": port})))
+                found.append(sink.model_copy(update={"port": port}))
         self.unique(self.texts("sinks", "name"), "sink name", "名称")
-        return tuple(sink for _, sink in found)
+        return tuple(found)
+
+    def check_influx(self, path: KeyPath, sink: InfluxSinkSettings) -> None:
+        needed, other = ("bucket", "database") if sink.version == "2" else ("database", "bucket")
+        if not getattr(sink, needed):
+            self.report(
+                (*path, needed),
+                f'version = "{sink.version}" 时必须填写 {needed}',
+                f"version {sink.version} needs a {needed}",
+            )
+        if getattr(sink, other):
+            self.report(
+                (*path, other),
+                f'version = "{sink.version}" 时不能填写 {other}',
+                f"version {sink.version} has no {other}",
+            )
+        if not re.fullmatch(r"https?://[^\s/@?#]+(?:/[^\s?#]*)?", sink.url):
+            self.report(
+                (*path, "url"),
+                f"应为 http://主机:端口，不含用户名和口令，实为 {_shown(sink.url)}",
+                f"expected http://HOST:PORT without a name or password, found {_shown(sink.url)}",
+            )
 
     def ports(self, broker: BrokerSettings | None, api: ApiSettings | None) -> None:
         if not broker or not broker.embedded:

@@ -282,6 +282,23 @@ class MqttSinkSettings(Section):
     keepalive: Annotated[int, Field(ge=5, le=3600)] = 30
 
 
+class InfluxSinkSettings(Section):
+    """An InfluxDB, or anything that takes its writes.  Version ``2`` writes to ``bucket`` with a
+    token, ``1`` to ``database`` with a name and password."""
+
+    type: Literal["influx"]
+    name: Id
+    url: str
+    version: Literal["2", "1"] = "2"
+    org: str = ""
+    bucket: str = ""
+    token_file: str = ""
+    database: str = ""
+    username: str = ""
+    password_file: str = ""
+    ca_file: str = ""
+
+
 class BrokerSettings(Section):
     """The broker inside hallwatch, for a hall that has none."""
 
@@ -310,7 +327,8 @@ class LogSettings(Section):
     format: Literal["text", "json"] = "text"
 
 
-SINKS: dict[str, type[MqttSinkSettings]] = {"mqtt": MqttSinkSettings}
+SinkSettings = MqttSinkSettings | InfluxSinkSettings
+SINKS: dict[str, type[SinkSettings]] = {"mqtt": MqttSinkSettings, "influx": InfluxSinkSettings}
 
 
 class Settings(Section):

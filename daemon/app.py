@@ -32,7 +32,9 @@ import uvicorn
 from api.reader import ConfiguredDevice, Health, Metric, Remembered
 from api.views import instant_text, wire_device
 from config.load import Hall, read_secret
+from config.settings import InfluxSinkSettings, MqttSinkSettings
 from daemon.broker import EmbeddedBroker
+from daemon.charts import Charts, readings_after
 from daemon.clock import Clock
 from daemon.database import FILE_NAME, StateLock, open_reader
 from daemon.facts import Gatherer
@@ -42,6 +44,7 @@ from daemon.sinks.mqtt import MqttSettings, MqttSink
 from daemon.store import DEVICE_COLUMNS, device_row
 from daemon.supervisor import Supervisor
 from rules import self_check
+from rules.counter import Window
 from rules.engine import Explanation, explain
 from rules.model import MINUTE, DaemonAlive, DeviceEvent, Instant, Person, Reading
 
@@ -81,6 +84,9 @@ class App:
         self._broker_loop = LoopThread("broker")
         self._sinks: list[MqttSink] = []
         self.outbox: Outbox | None = None
+        self.reading_feed: Outbox | None = None
+        """The journal's readings to those who chart them."""
+        self._charts = Charts((), hall.id, hall.zone)
         self._outbox_reader: sqlite3.Connection | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._noted: dict[str, int] = {}
@@ -101,6 +107,8 @@ class App:
     def _changed(self, head: int) -> None:
         if self.outbox is not None:
             self.outbox.notify(head)
+        if self.reading_feed is not None:
+            self.reading_feed.notify(self.pipeline.journal.last_seq)
         for watcher in self._watchers:
             watcher(head)
 
@@ -158,6 +166,11 @@ class App:
 
     def _start_outbox(self) -> None:
         self._sinks = list(self._make_sinks())
+        self._charts = Charts(
+            [sink for sink in self.hall.sinks if isinstance(sink, InfluxSinkSettings)],
+            self.hall.id,
+            self.hall.zone,
+        )
         reader = open_reader(self.path)
         self._outbox_reader = reader
         guard = threading.Lock()
@@ -189,10 +202,26 @@ class App:
                 ).result()
             self.pipeline.advance(sink, seq)
 
+        def read_journal(after: int, limit: int) -> list[Change]:
+            with guard:
+                return readings_after(reader, after, limit)
+
         self.outbox = Outbox(
-            self._sinks, read=read, cursor=cursor, advance=advance, now=self.clock.now
+            [*self._sinks, *self._charts.changes],
+            read=read,
+            cursor=cursor,
+            advance=advance,
+            now=self.clock.now,
+        )
+        self.reading_feed = Outbox(
+            self._charts.readings,
+            read=read_journal,
+            cursor=cursor,
+            advance=advance,
+            now=self.clock.now,
         )
         self.outbox.start()
+        self.reading_feed.start()
         for sink in self._sinks:
             sink.start()
 
@@ -215,6 +244,7 @@ class App:
                 keepalive=sink.keepalive,
             )
             for sink in self.hall.sinks
+            if isinstance(sink, MqttSinkSettings)
         ]
         if self._broker is not None:
             targets.append(
@@ -288,9 +318,13 @@ class App:
         if self.outbox is not None:
             self.outbox.close()
             self.outbox = None
+        if self.reading_feed is not None:
+            self.reading_feed.close()
+            self.reading_feed = None
         for sink in self._sinks:
             sink.close()
         self._sinks = []
+        self._charts.close()
         if self._outbox_reader is not None:
             self._outbox_reader.close()
             self._outbox_reader = None
@@ -311,10 +345,12 @@ class App:
         for minute in count(1):
             await self.clock.sleep(60.0)
             self._note_shortages()
+            await asyncio.to_thread(self._charts.write_metrics, self.clock.now(), self._metrics())
             if minute % 60:
                 continue
             before = self.clock.now() - CHANGES_KEPT
             sinks = [sink.name for sink in self._sinks]
+            sinks += [sink.name for sink in self._charts.changes]
             limit = self.hall.storage.outbox_limit_rows
 
             def prune(
@@ -342,6 +378,17 @@ class App:
                 )
 
             self.pipeline.call(prune)
+
+    def _metrics(self) -> dict[str, float]:
+        """Our own figures, for charts."""
+        values: dict[str, float] = {
+            "readings_total": self.pipeline.readings,
+            "repeats_total": self.pipeline.repeats,
+            "judgement_failures_total": self.pipeline.failures,
+        }
+        for state in self.outbox.state() if self.outbox else ():
+            values[f"sink_lag.{state.sink}"] = state.lag
+        return values
 
     def _note_shortages(self) -> None:
         """Journal what runs short, for the alert; the next day again if it still does."""
@@ -394,6 +441,10 @@ class AppReader:
     def zone(self) -> ZoneInfo:
         return self._app.hall.zone
 
+    @property
+    def hall(self) -> str:
+        return self._app.hall.id
+
     def connect(self) -> sqlite3.Connection:
         return open_reader(self._app.path)
 
@@ -417,6 +468,9 @@ class AppReader:
             )
             for device in self._app.hall.devices
         ]  # fmt: skip
+
+    def windows(self) -> Mapping[str, Window]:
+        return self._app.pipeline.counter.windows
 
     def notes(self) -> Mapping[str, Mapping[str, Any]]:
         return self._app.supervisor.contacts.notes

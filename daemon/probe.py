@@ -9,11 +9,13 @@ from collections.abc import Hashable, Mapping, Sequence
 from contextlib import closing
 from importlib import import_module
 from typing import Any
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 
 from config.load import DeviceSpec, Hall
+from config.settings import InfluxSinkSettings, SinkSettings
 from daemon.clock import Clock
 from daemon.database import FILE_NAME, DatabaseProblem, StateLock, open_reader
 from drivers.base import Order
@@ -99,10 +101,7 @@ async def probe(hall: Hall) -> list[Probed]:
             links.setdefault((device.driver, device.options.link()), []).append(device)
     tried = await asyncio.gather(*(_devices(specs, hall.zone) for specs in links.values()))
     sinks = await asyncio.gather(
-        *(
-            _address(sink.name, sink.host, sink.port or (8883 if sink.tls else 1883))
-            for sink in hall.sinks
-        )
+        *(_address(sink.name, *_sink_address(sink)) for sink in hall.sinks)
     )
     return [_database(hall), *sinks, *(row for rows in tried for row in rows)]
 
@@ -132,6 +131,13 @@ async def _devices(specs: Sequence[DeviceSpec], zone: ZoneInfo) -> list[Probed]:
         else:
             rows.append(Probed(spec.id, where, None, found or f"not heard in {PATIENCE:.0f} s"))
     return rows
+
+
+def _sink_address(sink: SinkSettings) -> tuple[str, int]:
+    if isinstance(sink, InfluxSinkSettings):
+        url = urlsplit(sink.url)
+        return url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+    return sink.host, sink.port or (8883 if sink.tls else 1883)
 
 
 async def _address(what: str, host: str, port: int) -> Probed:

@@ -25,7 +25,6 @@ from urllib.parse import urlencode, urlsplit
 from zlib import crc32
 from zoneinfo import ZoneInfo
 
-import msgspec
 import urllib3
 from influxdb_client.client.influxdb_client import InfluxDBClient
 from influxdb_client.client.write.point import Point
@@ -133,18 +132,44 @@ class _Adjustment(Struct, frozen=True):
     points_after: float
 
 
-class _Figures(Struct, frozen=True):
-    """Counts since the window's day began.  Each rate's numerator and denominator are here; the
-    rate itself is left to the query, because rates cannot be added up over windows."""
+class _Ratio(Struct, frozen=True):
+    n: int = 0
+    of: int = 0
 
-    rated: int | None = None
-    rateable: int | None = None
-    satisfied: int | None = None
-    strict: int | None = None
-    bad: int | None = None
-    services: int | None = None
-    waits_n: int | None = None
-    wait_minutes_sum: float | None = None
+
+class _Durations(Struct, frozen=True):
+    n: int = 0
+    minutes_sum: float = 0.0
+
+
+class _Scale(Struct, frozen=True):
+    satisfied: _Ratio = _Ratio()
+    strict: _Ratio = _Ratio()
+    bad: _Ratio = _Ratio()
+
+
+class _Figures(Struct, frozen=True):
+    rated: _Ratio = _Ratio()
+    scales: tuple[_Scale, ...] = ()
+    waits: _Durations = _Durations()
+    services: _Durations = _Durations()
+
+    def fields(self) -> dict[str, int | float | None]:
+        """Counts since the window's day began.  Each rate's numerator and denominator are here; the
+        rate itself is left to the query, because rates cannot be added up over windows.  Where a
+        window has pads of two scales there are no levels: they cannot be added up either."""
+        levels: dict[str, int | None] = dict.fromkeys(("satisfied", "strict", "bad"))
+        if len(self.scales) < 2:
+            one = self.scales[0] if self.scales else _Scale()
+            levels = {"satisfied": one.satisfied.n, "strict": one.strict.n, "bad": one.bad.n}
+        return {
+            "rated": self.rated.n,
+            "rateable": self.rated.of,
+            **levels,
+            "services": self.services.n,
+            "waits_n": self.waits.n,
+            "wait_minutes_sum": self.waits.minutes_sum,
+        }
 
 
 class _Window(Struct, frozen=True):
@@ -155,17 +180,24 @@ class _Window(Struct, frozen=True):
     waiting: int | None = None
     call_seq: int | None = None
     repeat: int | None = None
-    figures: _Figures = _Figures()
+    figures: _Figures | None = None
+
+
+class _Area(Struct, frozen=True):
+    area: str
+    open_windows: int
+    waiting: int | None = None
+    waits: _Durations = _Durations()
 
 
 class _Rating(Struct, frozen=True):
     rating_id: str
-    at: datetime | int
+    pressed_at: datetime | int
     window: str = ""
     level: int | None = None
     scale_id: str = ""
     channel: str = ""
-    matched: bool | str = False
+    match: str = ""
     defaulted: bool = False
 
 
@@ -222,6 +254,7 @@ class Points:
             "device": self._device,
             "adjustment": self._adjustment,
             "window": self._window,
+            "area": self._area,
             "rating": self._rating,
             "reading": self._reading,
         }
@@ -387,8 +420,22 @@ class Points:
                 "window": self._tag("window", row.window, ID),
                 "area": self._tag("area", row.area, WORD),
             },
-            fields | msgspec.structs.asdict(row.figures),
+            fields | (row.figures.fields() if row.figures else {}),
             when,
+        )
+
+    def _area(self, change: Change) -> _Spot:
+        row = msgspec_json.decode(change.row, type=_Area)
+        return _Spot(
+            "area",
+            {"area": self._tag("area", row.area, WORD)},
+            {
+                "waiting": row.waiting,
+                "open_windows": row.open_windows,
+                "waits_n": row.waits.n,
+                "wait_minutes_sum": row.waits.minutes_sum,
+            },
+            _time(change.at, change.seq),
         )
 
     def _rating(self, change: Change) -> _Spot:
@@ -404,11 +451,11 @@ class Points:
             {
                 "count": 0 if change.op == "withdrawn" else 1,
                 "level_value": _level(row.level),
-                "matched": int(row.matched in (True, "matched")),
+                "matched": int(row.match == "matched"),
                 "defaulted": int(row.defaulted),
             },
             # Not the change's number: an amended rating takes the place of its former point.
-            _time(_instant(row.at), crc32(row.rating_id.encode())),
+            _time(_instant(row.pressed_at), crc32(row.rating_id.encode())),
         )
 
     def _reading(self, change: Change) -> _Spot:

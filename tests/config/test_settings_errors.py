@@ -141,7 +141,7 @@ CASES = [
         "m",
         "password_file",
     ),
-    (HALL + '[[sinks]]\ntype = "mqt"\n', "sinks[1].type", "", "expected one of mqtt"),
+    (HALL + '[[sinks]]\ntype = "mqt"\n', "sinks[1].type", "", "expected one of influx, mqtt"),
     (HALL + "[broker]\nport = -1\n", "broker.port", "", "at least 0"),
     (HALL + "[broker]\nembedded = true\nport = 8470\n", "broker.port", "", "the API's"),
     (HALL + '[storage]\nsynchronous = "off"\n', "storage.synchronous", "", "'full' or 'normal'"),

@@ -138,6 +138,23 @@ def adjustment(seq: int) -> Change:
     return change(seq, "adjustment", row, op="opened")
 
 
+def nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """The figures as the rows of windows have them."""
+    rated = flat["rated"]
+    return {
+        "called": 12,
+        "rated": {"n": rated, "of": flat["rateable"]},
+        "scales": [
+            {"scale_id": "five"} | {
+                name: {"n": flat[name], "of": rated} for name in ("satisfied", "strict", "bad")
+            }
+        ],
+        "services": {"n": flat["services"], "minutes_sum": 55.5},
+        "waits": {"n": flat["waits_n"], "minutes_sum": flat["wait_minutes_sum"]},
+        "hours": [],
+    }  # fmt: skip
+
+
 def window(seq: int, key: str = "w01", **rest: Any) -> Change:
     row: dict[str, Any] = {
         "window": key,
@@ -155,8 +172,20 @@ def window(seq: int, key: str = "w01", **rest: Any) -> Change:
             "waits_n": 4, "wait_minutes_sum": 30, "by_hour": [1, 2],
         },
     }  # fmt: skip
-    row["figures"] |= rest.pop("figures", {})
+    row["figures"] = nested(row["figures"] | rest.pop("figures", {}))
     return change(seq, "window", row | rest.pop("row", {}), key=key, **rest)
+
+
+def area(seq: int) -> Change:
+    row = {
+        "area": "tax-hall",
+        "work_date": "2025-03-03",
+        "waiting": 7,
+        "open_windows": 3,
+        "waits": {"n": 20, "minutes_sum": 130.5, "mean_minutes": 6.5, "longest_minutes": 14.0},
+        "hours": [],
+    }
+    return change(seq, "area", row, key="tax-hall/2025-03-03")
 
 
 def rating(seq: int, rating_id: str = "r-1", op: str = "opened", **rest: Any) -> Change:
@@ -166,8 +195,8 @@ def rating(seq: int, rating_id: str = "r-1", op: str = "opened", **rest: Any) ->
         "level": 5,
         "scale_id": "five",
         "channel": "pad",
-        "at": "2025-03-03T11:59:58.250+08:00",
-        "matched": True,
+        "pressed_at": "2025-03-03T11:59:58.250+08:00",
+        "match": "matched",
         "person": "1001",
         "text": "窗口的王小明很热情",
         "service_ref": "A012",
@@ -189,6 +218,7 @@ ALL_KINDS = (
     window(6),
     rating(7),
     reading(8),
+    area(9),
 )
 
 
@@ -246,7 +276,10 @@ def test_a_change_becomes_this_line(told: Change, expected: str) -> None:
 
 
 def test_a_rating_is_one_point_at_the_moment_it_was_given_however_often_it_is_amended() -> None:
-    first, amended = rating(7, row={"matched": False}), rating(99, op="amended", at=NOON + MINUTE)
+    first, amended = (
+        rating(7, row={"match": "unmatched"}),
+        rating(99, op="amended", at=NOON + MINUTE),
+    )
     other = rating(8, "r-2")
     start = "hallwatch_rating,channel=pad,hall=h1,level=5,scale=five,window=w01 count=1i,defaulted"
 
@@ -347,9 +380,9 @@ def test_made_up_ids_do_not_make_more_series_than_the_bound() -> None:
         (change(1, "window", {"window": "w01"}), "missing required field `state`"),
         (window(1, row={"waiting": "six"}), r"Expected `int \| null`, got `str` - at `\$.waiting`"),
         (window(1, row={"waiting": 1 << 63}), "waiting is out of range|Integer value out of range"),
-        (rating(1, row={"at": "2025-03-03T11:59:58"}), "has no offset"),
-        (rating(1, row={"at": -1}), "is no time that a point can have"),
-        (rating(1, row={"at": 1 << 62}), "is no time that a point can have"),
+        (rating(1, row={"pressed_at": "2025-03-03T11:59:58"}), "has no offset"),
+        (rating(1, row={"pressed_at": -1}), "is no time that a point can have"),
+        (rating(1, row={"pressed_at": 1 << 62}), "is no time that a point can have"),
         (Change(1, "alert", "opened", "k", NOON, "", b"\xff{"), "JSON is malformed"),
         (Change(1, "alert", "opened", "k", NOON, "", b""), "truncated"),
     ],
@@ -910,7 +943,7 @@ def test_victoria_metrics_keeps_every_kind(version, victoria, sink_at) -> None:
     hall = f"v{version}"
     sink = sink_at(victoria.url, version, hall=hall)
 
-    assert sink.deliver(ALL_KINDS) == Delivered(8)
+    assert sink.deliver(ALL_KINDS) == Delivered(9)
     assert sink.metrics(NOON, {"sink_lag": 4}) is True
 
     kept = victoria.export(hall)
@@ -933,7 +966,7 @@ def test_the_manuals_questions_to_victoria_metrics_are_answered(victoria, sink_a
         window(1, at=day - MINUTE, figures=early, row={"state": "paused"}),
         window(2, at=day),
         window(3, "w02", at=day, row={"state": "paused"}),
-        rating(4, row={"at": day - MINUTE}),
+        rating(4, row={"pressed_at": day - MINUTE}),
     ]
     sink_at(victoria.url).deliver(told)
     victoria.get("/internal/force_flush")
@@ -1065,7 +1098,7 @@ def to_influx(influx) -> Iterator[Callable[..., InfluxSink]]:
 
 
 def test_influxdb_1_keeps_every_kind_with_its_types(influx, to_influx) -> None:
-    assert to_influx(hall="kinds").deliver(ALL_KINDS) == Delivered(8)
+    assert to_influx(hall="kinds").deliver(ALL_KINDS) == Delivered(9)
 
     for told in ALL_KINDS:
         name = f"hallwatch_{told.kind}"
