@@ -596,7 +596,11 @@ class Gatherer:
                 hourly[device][min(23, (event_at - midnight) // HOUR)] += 1
             if person not in people:
                 orphans.setdefault(person, []).append(event_at)
+        for device, hour, number in self._counter_hours(work_date.toordinal(), midnight, as_of):
+            if device in hourly:
+                hourly[device][hour] += number
         usual = self._usual(work_date)
+        events = self._events(midnight, next_midnight, as_of)
         return HallDay(
             hall=self.hall.id,
             work_date=work_date,
@@ -610,19 +614,39 @@ class Gatherer:
             orphans=tuple((code, tuple(sorted(at))) for code, at in sorted(orphans.items())),
             calendar_until=self._calendar_until(work_date),
             events=tuple(
-                (at, event.name, event.detail)
-                for at, event in (
-                    (at, _event.decode(body))
-                    for at, body in self._connection.execute(
-                        "SELECT at, body FROM reading WHERE kind = 'event' AND kind <> 'punch'"
-                        " AND device = 'hallwatch' AND at >= ? AND at < ? AND received_at <= ?"
-                        " ORDER BY at, seq",
-                        (midnight, next_midnight, as_of),
-                    )
-                )
+                (at, name, detail) for at, device, name, detail in events if device == "hallwatch"
             ),
+            device_events=tuple(one for one in events if one[1] != "hallwatch"),
             as_of=as_of,
         )
+
+    def _counter_hours(
+        self, day: int, midnight: Instant, as_of: Instant
+    ) -> Iterator[tuple[str, int, int]]:
+        """Device, local hour and number of what pads, keypads and displays told."""
+        for device, hour, number in self._connection.execute(
+            "SELECT device, (at - ?) / 3600000, count(*) FROM reading"
+            " WHERE day = ? AND window IS NOT NULL AND received_at <= ? GROUP BY 1, 2",
+            (midnight, day, as_of),
+        ):
+            if 0 <= hour < 24:
+                yield device, hour, number
+
+    def _events(
+        self, midnight: Instant, next_midnight: Instant, as_of: Instant
+    ) -> list[tuple[Instant, str, str, str]]:
+        """When, which device, name and detail; of our own events, and of the watched devices'."""
+        watched = ["hallwatch", *(spec.id for spec in self.hall.devices if spec.in_service)]
+        found = []
+        for device in watched:
+            for at, body in self._connection.execute(
+                "SELECT at, body FROM reading WHERE kind = 'event' AND kind <> 'punch'"
+                " AND device = ? AND at >= ? AND at < ? AND received_at <= ? ORDER BY at, seq",
+                (device, midnight, next_midnight, as_of),
+            ):
+                event = _event.decode(body)
+                found.append((at, device, event.name, event.detail))
+        return found
 
     def _calendar_until(self, work_date: date) -> date:
         year = work_date.year
@@ -646,6 +670,8 @@ class Gatherer:
                 table = counts.setdefault(device, [[0] * 4 for _ in range(24)])
                 if 0 <= hour < 24:
                     table[hour][index] = number
+            for device, hour, number in self._counter_hours(day, midnight, 1 << 62):
+                counts.setdefault(device, [[0] * 4 for _ in range(24)])[hour][index] += number
         return {
             device: tuple(float(median(hour)) for hour in table) for device, table in counts.items()
         }

@@ -735,7 +735,7 @@ class Pipeline:
                 later.update(self._everybody(first, last))
             elif isinstance(body, LogComplete):
                 self._complete(stored, later)
-            elif stored.device == "hallwatch" and isinstance(body, DeviceEvent):
+            elif isinstance(body, DeviceEvent):
                 halls.add(date.fromordinal(days.day(stored.at)))
 
     def _outage_dates(self, device: str, at: Instant) -> Iterable[date]:

@@ -591,11 +591,13 @@ def queue_of(body: QueueEvent) -> str:
     return body.queue or body.ticket.rstrip("0123456789")
 
 
-def _in_order(day: WindowDay | CounterDay) -> list[tuple[Instant, bytes, SeenEvent]]:
-    skew = day.policy.skew_seconds * 1000
-    told = {event.reading_id: event for event in day.events}
-    if len(told) < len(day.events):
-        for event in day.events:
+def _in_order(
+    events: Sequence[SeenEvent], policy: CounterPolicy
+) -> list[tuple[Instant, bytes, SeenEvent]]:
+    skew = policy.skew_seconds * 1000
+    told = {event.reading_id: event for event in events}
+    if len(told) < len(events):
+        for event in events:
             if event.received_at < told[event.reading_id].received_at:
                 told[event.reading_id] = event
     ordered = [
@@ -1230,7 +1232,7 @@ def follow_window(day: WindowDay) -> WindowRecord:
     moved: dict[str, list[Instant]] = {}
     sources: set[str] = set()
     api: set[str] = set()
-    for one in _in_order(day):
+    for one in _in_order(day.events, policy):
         event = one[2]
         body = event.body
         kind = body.event
@@ -1273,14 +1275,11 @@ def follow_window(day: WindowDay) -> WindowRecord:
     main, drafts = window.main, window.drafts
     if main == "finished" and not window.side and window.current is not None:
         # The rating ends the service's last act; silence that was told does, too.
-        over = [
-            one.at
-            for one in ratings
-            if one.ticket == window.current.ticket and one.match != "unmatched"
-        ]
+        ended = window.current.finished_at or 0
+        over = [one.at for one in ratings if one.delay is not None and one.at - one.delay == ended]
         if over:
             main = "idle"
-            since = max(over[0], window.current.finished_at or 0)
+            since = max(over[0], window.states[-1][0])
             window.states.append((since, "idle"))
     services = _services(day, drafts, taken, moved)
     state = window.side or main
@@ -1693,6 +1692,7 @@ def _follow_up_figures(
 _RESET_DROP = 10
 """Numbers that fall by this many below the first one seen have begun again."""
 _SAME_TICKET = MINUTE
+_MOVES = frozenset(("ticket_taken", "batch_abandoned", "abandoned", "held", "transferred"))
 
 
 def queue_resets(day: CounterDay) -> tuple[tuple[str, Instant], ...]:
@@ -1705,9 +1705,10 @@ def queue_resets(day: CounterDay) -> tuple[tuple[str, Instant], ...]:
     moved = {
         one.body.ticket for one in day.events if one.body.event in ("transferred", "called_back")
     }
-    for at, _, event in _in_order(day):
+    taken = [one for one in day.events if one.body.event == "ticket_taken"]
+    for at, _, event in _in_order(taken, day.policy):
         body = event.body
-        if body.event != "ticket_taken" or body.ticket in moved:
+        if body.ticket in moved:
             continue
         digits = body.ticket[len(body.ticket.rstrip("0123456789")) :]
         if not digits:
@@ -1857,7 +1858,10 @@ def _tickets(
     told: list[tuple[Instant, str, int]] = []
     ends: list[tuple[Instant, QueueEvent]] = []
     queues: dict[str, str] = {}
-    for at, reading, event in _in_order(day):
+    relevant = [
+        one for one in day.events if one.body.event in _MOVES or one.body.waiting is not None
+    ]
+    for at, reading, event in _in_order(relevant, day.policy):
         body = event.body
         kind = body.event
         if kind == "ticket_taken":

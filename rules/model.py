@@ -715,6 +715,8 @@ class HallDay(Struct, frozen=True):
     """The last of the dates to come that an official calendar covers without a gap."""
     events: tuple[tuple[Instant, str, str], ...] = ()
     """``(at, name, detail)`` of what hallwatch noted about itself."""
+    device_events: tuple[tuple[Instant, str, str, str], ...] = ()
+    """``(at, device, name, detail)`` of what devices and their drivers told of themselves."""
 
 
 class PersonRule(Protocol):

@@ -661,3 +661,30 @@ def test_a_recall_key_with_nothing_called_is_flagged(facts: Facts) -> None:
 
     assert record.services == ()
     assert record.out_of_order == (event.reading_id.hex(),)
+
+
+def test_the_queue_system_resuming_a_window_that_goes_on_is_out_of_order_only(
+    facts: Facts,
+) -> None:
+    facts.serve("A001", "09:00")
+    event = facts.event("09:01", "window_resumed")
+    record = facts.follow()
+
+    assert record.state == "calling"
+    assert record.out_of_order == (event.reading_id.hex(),)
+
+
+def test_a_resume_is_the_first_that_is_known_of_a_window(facts: Facts) -> None:
+    facts.event("08:30", "window_resumed", source="bus")
+    record = facts.follow()
+
+    assert (record.state, record.out_of_order) == ("idle", ())
+
+
+def test_numbers_that_began_again_before_explain_no_second_call(facts: Facts) -> None:
+    facts.taken("08:30", "A001", "A002")
+    facts.taken("08:40", "A001")
+    facts.serve("A001", "09:00", "09:05")
+    again = facts.event("11:10", "called", "A001")
+
+    assert facts.follow().out_of_order == (again.reading_id.hex(),)

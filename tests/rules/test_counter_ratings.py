@@ -466,3 +466,23 @@ def test_a_named_one_has_to_be_called_back_even_if_it_was_looked_into(facts: Fac
     facts.step("10:00", rating, "explain")
 
     assert due(followed(facts), "contact")[1] is None
+
+
+def test_a_rating_before_a_pause_ends_the_waiting_when_the_pause_is_over(facts: Facts) -> None:
+    facts.rating("09:40:08", 5)
+    facts.event("09:50", "window_paused")
+    facts.event("09:55", "window_resumed")
+    record = facts.follow()
+
+    assert (record.state, record.since) == ("idle", at("09:55"))
+    assert [moment for moment, _ in record.states] == sorted(moment for moment, _ in record.states)
+
+
+def test_the_rating_of_one_nameless_ticket_says_nothing_of_the_next() -> None:
+    facts = Facts()
+    for called, finished in (("09:00", "09:05"), ("09:30", "09:40")):
+        facts.event(called, "called", source="bus")
+        facts.event(finished, "finished", source="bus")
+    facts.rating("09:05:08", 5)
+
+    assert facts.follow().state == "finished"

@@ -73,3 +73,12 @@ def test_without_known_hours_the_day_is_judged_at_its_end() -> None:
 
     assert facts.judge(RULE, "23:59", device_up=(PAD,), closes=None).alerts == ()
     assert len(facts.judge(RULE, "24:00", device_up=(PAD,), closes=None).alerts) == 1
+
+
+@pytest.mark.parametrize(("count", "alerts"), [(4, 0), (5, 1)])
+def test_a_handful_of_services_says_nothing(count: int, alerts: int) -> None:
+    facts = Facts()
+    for number in range(count):
+        facts.serve(f"A{number:03}", f"09:{number * 5:02}", f"09:{number * 5 + 2:02}")
+
+    assert len(facts.judge(RULE, "18:00", device_up=(PAD,)).alerts) == alerts
