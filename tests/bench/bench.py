@@ -30,6 +30,8 @@ PARTS = {
     "pipeline": 150,
     "daemon": 180,
     "growth": 120,
+    "counter": 120,
+    "bus": 150,
 }
 """Seconds after which a part is given up."""
 ROWS = "rows.jsonl"
