@@ -31,10 +31,12 @@ $(READY): pyproject.toml requirements-test.lock
 	@touch $@
 
 tools:
-	@command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ] || { \
-		echo "Installing a broker and its clients for the tests by apt..."; \
+	@{ command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ]; } && \
+	command -v influxd >/dev/null && command -v victoria-metrics >/dev/null || { \
+		echo "Installing a broker and two time-series databases for the tests by apt..."; \
 		$(SUDO) apt-get update -qq && \
-		$(SUDO) apt-get install -y -qq --no-install-recommends mosquitto mosquitto-clients openssl; }
+		$(SUDO) apt-get install -y -qq --no-install-recommends \
+			mosquitto mosquitto-clients openssl influxdb victoria-metrics; }
 
 demo: $(READY)
 	@$(BIN)/hallwatch demo

@@ -17,6 +17,8 @@ from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
 from api import shapes
+from api.counter import Counter
+from api.events import Events
 from api.feed import Feed
 from api.problems import Problem, on_defect, on_http_error
 from api.reader import Metric, Reader
@@ -26,7 +28,7 @@ from api.writes import Writes
 
 DESCRIPTION = """
 政务服务大厅设备监测与考勤监督。 · What hallwatch knows of a service hall: punches as received,
-attendance as judged, violations, alerts and devices.
+attendance as judged, violations, alerts, windows and their queue, ratings and devices.
 
 - **令牌 · Token**: `Authorization: Bearer SECRET`.
 - **列表 · Lists**: `limit` (100, at most 500) and `cursor`; `next` is the following page's cursor.
@@ -90,8 +92,8 @@ def create_app(reader: Reader, *, version: str = "0.1.0", heartbeat: float = 15.
     app.router.route_class = Route
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(Exception, on_defect)
-    _add_reads(app, Reads(desk), feed)
-    _add_writes(app, Writes(desk))
+    _add_reads(app, Reads(desk), Counter(desk), feed)
+    _add_writes(app, Writes(desk), Events(desk))
     _add_health(app, desk, feed)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app
@@ -149,7 +151,7 @@ def _add(
     )
 
 
-def _add_reads(app: FastAPI, reads: Reads, feed: Feed) -> None:
+def _add_reads(app: FastAPI, reads: Reads, counter: Counter, feed: Feed) -> None:
     listing, s = shapes.Listing, shapes
 
     def get(path: str, answer: Callable[..., Any], scope: str, rows: Any, *says: int) -> None:
@@ -164,6 +166,13 @@ def _add_reads(app: FastAPI, reads: Reads, feed: Feed) -> None:
     get(one, reads.violation, "supervision:read", s.ViolationRow, 404)
     get(f"{one}/explanation", reads.explanation, "supervision:read", dict[str, Any], 404)
     get("/v1/alerts", reads.alerts, "supervision:read", listing[s.AlertRow], 422)
+    get("/v1/queue", counter.queue, "supervision:read", s.QueueListing, 422)
+    get("/v1/queue/services", counter.services, "supervision:read", listing[s.ServiceRow], 422)
+    get("/v1/ratings", counter.ratings, "supervision:read", listing[s.RatingRow], 422)
+    get("/v1/ratings/figures", counter.figures, "supervision:read", s.RatingFigures, 422)
+    # Ids come from other systems and may have a slash in them.
+    one = "/v1/ratings/{rating_id:path}"
+    get(one, counter.rating, "supervision:read", s.RatingDetail, 404)
     get("/v1/devices", reads.devices, "devices:read", s.DeviceListing, 422)
     get("/v1/changes", feed.changes, "supervision:read", s.ChangeListing, 410, 422)
     _add(
@@ -172,7 +181,7 @@ def _add_reads(app: FastAPI, reads: Reads, feed: Feed) -> None:
     )  # fmt: skip
 
 
-def _add_writes(app: FastAPI, writes: Writes) -> None:
+def _add_writes(app: FastAPI, writes: Writes, events: Events) -> None:
     def add(
         method: str, path: str, answer: Callable[..., Any], scope: str, rows: Any,
         *says: int, statuses: tuple[int, ...] = (200,),
@@ -192,7 +201,8 @@ def _add_writes(app: FastAPI, writes: Writes) -> None:
     add("DELETE", "/v1/absences/{absence_id}", writes.revoke, "absences:write", s.AbsenceRow, 404)
     add("PUT", "/v1/people/{code}", writes.person, "admin", s.PersonRow, statuses=(200, 201))
     add("PUT", "/v1/rosters/{person}/{work_date}", writes.roster, "admin", s.RosterRow, 404)
-    add("POST", "/v1/events", writes.events, "events:write", s.EventReceipt, statuses=(201,))
+    told = s.EventReceipt | s.ItemReceipts
+    add("POST", "/v1/events", events.events, "events:write", told, statuses=(201, 200))
 
 
 def _add_health(app: FastAPI, desk: Desk, feed: Feed) -> None:

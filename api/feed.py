@@ -22,6 +22,9 @@ SCOPE_OF = {
     "violation": "supervision:read",
     "alert": "supervision:read",
     "device": "devices:read",
+    "window": "supervision:read",
+    "rating": "supervision:read",
+    "area": "supervision:read",
 }
 """A token gets the changes of those kinds that it may also list."""
 

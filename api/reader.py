@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 
+from rules.counter import Window
 from rules.model import Instant, Person, Reading
 
 
@@ -61,6 +62,11 @@ class Reader(Protocol):
         """The hall's zone."""
         ...
 
+    @property
+    def hall(self) -> str:
+        """The hall's id."""
+        ...
+
     def connect(self) -> sqlite3.Connection:
         """A new read-only connection to the database, usable from any one thread at a time.  The
         API opens two, asks them by SQL on the tables of the schema, and closes them."""
@@ -81,6 +87,10 @@ class Reader(Protocol):
         ...
 
     def devices(self) -> Sequence[ConfiguredDevice]: ...
+
+    def windows(self) -> Mapping[str, Window]:
+        """The windows of the settings, by id."""
+        ...
 
     def notes(self) -> Mapping[str, Mapping[str, Any]]:
         """The latest ``Context.note`` facts by device or listener id, ready for JSON.  A listener's

@@ -66,7 +66,7 @@ _PUNCH = (
 )
 
 
-class _Where:
+class Where:
     """Conditions joined by AND, with their values."""
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ class Reads:
             wire_day(_day_body.decode(body), zone, revision, changed_at, points=points)
             for body, points, revision, changed_at, _, _ in rows[: query.limit]
         ]
-        return page(items, _following("days", rows, query.limit, 4, 5))
+        return page(items, following("days", rows, query.limit, 4, 5))
 
     async def slots(self, query: Annotated[DayQuery, Query()]) -> Response:
         """考勤点: every expected punch and what became of it."""
@@ -153,7 +153,7 @@ class Reads:
         By event time or for one person the order is by date, person and receipt; otherwise by
         receipt.
         """
-        where = _Where()
+        where = Where()
         where.add("kind = 'punch'")
         where.one_of("person", query.person)
         if query.device:
@@ -165,10 +165,10 @@ class Reads:
             listing, order, columns = "punches-by-day", "day, person, seq", (9, 10, 11)
             where.add("person IS NOT NULL")
             if query.event_from is not None:
-                where.add("day >= ?", _local_date(query.event_from, self._zone).toordinal())
+                where.add("day >= ?", local_date(query.event_from, self._zone).toordinal())
                 where.add("event_at >= ?", query.event_from)
             if query.event_to is not None:
-                where.add("day <= ?", _local_date(query.event_to, self._zone).toordinal())
+                where.add("day <= ?", local_date(query.event_to, self._zone).toordinal())
                 where.add("event_at < ?", query.event_to)
             if query.cursor:
                 where.add(
@@ -212,7 +212,7 @@ class Reads:
             )
             for row in rows[: query.limit]
         ]
-        return page(items, _following(listing, rows, query.limit, *columns))
+        return page(items, following(listing, rows, query.limit, *columns))
 
     # -- supervision
 
@@ -234,7 +234,7 @@ class Reads:
             (*where.values, query.limit + 1),
         ).fetchall()
         items = [self._violation(row) for row in rows[: query.limit]]
-        return page(items, _following("violations", rows, query.limit, 5, 6, 7))
+        return page(items, following("violations", rows, query.limit, 5, 6, 7))
 
     async def violation(self, violation_id: str) -> Response:
         """One violation, withdrawn or not."""
@@ -266,13 +266,13 @@ class Reads:
 
     async def alerts(self, query: Annotated[AlertQuery, Query()]) -> Response:
         """告警."""
-        where = _Where()
+        where = Where()
         if query.state in ("open", "acknowledged"):
             where.add("state = 'open'")
             where.add(f"acknowledged_at IS {'NOT ' * (query.state == 'acknowledged')}NULL")
         elif query.state != "any":
             where.add("state = ?", query.state)
-        _work_dates(where, query.from_, query.to)
+        work_dates(where, query.from_, query.to)
         if query.subject_kind:
             where.add("subject_kind = ?", query.subject_kind)
         if query.subject:
@@ -307,7 +307,7 @@ class Reads:
             )
             for row in rows[: query.limit]
         ]
-        return page(items, _following("alerts", rows, query.limit, 1, 9, 10))
+        return page(items, following("alerts", rows, query.limit, 1, 9, 10))
 
     # -- devices
 
@@ -384,8 +384,8 @@ class Reads:
         """请假、外出、培训、集体免责, in the order of their last wording."""
         after = unseal("absences", query.cursor, tuple[int])[0] if query.cursor else 0
         people = set(query.person)
-        starts = _midnight(query.from_, self._zone) if query.from_ else None
-        ends = _midnight(query.to + timedelta(days=1), self._zone) if query.to else None
+        starts = midnight(query.from_, self._zone) if query.from_ else None
+        ends = midnight(query.to + timedelta(days=1), self._zone) if query.to else None
 
         def wanted(told: StoredAbsence) -> bool:
             fact = told.absence
@@ -441,9 +441,9 @@ def stored_absences(connection: sqlite3.Connection) -> list[StoredAbsence]:
     ]
 
 
-def _days_where(query: DayQuery) -> _Where:
-    where = _Where()
-    _work_dates(where, query.from_, query.to)
+def _days_where(query: DayQuery) -> Where:
+    where = Where()
+    work_dates(where, query.from_, query.to)
     where.one_of("person", query.person)
     if query.unit:
         where.add("unit = ?", query.unit)
@@ -452,25 +452,29 @@ def _days_where(query: DayQuery) -> _Where:
     return where
 
 
-def _work_dates(where: _Where, first: date | None, last: date | None) -> None:
+def work_dates(where: Where, first: date | None, last: date | None) -> None:
+    """Both included."""
     if first:
         where.add("work_date >= ?", first.isoformat())
     if last:
         where.add("work_date <= ?", last.isoformat())
 
 
-def _following(listing: str, rows: list[Any], limit: int, *columns: int) -> str | None:
+def following(listing: str, rows: list[Any], limit: int, *columns: int) -> str | None:
+    """The cursor after a page of ``limit`` rows, if there are more; ``columns`` are its place."""
     if len(rows) <= limit:
         return None
     last = rows[limit - 1]
     return seal(listing, tuple(last[column] for column in columns))
 
 
-def _local_date(at: Instant, zone: ZoneInfo) -> date:
+def local_date(at: Instant, zone: ZoneInfo) -> date:
+    """The date at the hall."""
     return datetime.fromtimestamp(at / 1000, zone).date()
 
 
-def _midnight(day: date, zone: ZoneInfo) -> Instant:
+def midnight(day: date, zone: ZoneInfo) -> Instant:
+    """When a date begins at the hall."""
     return int(datetime(day.year, day.month, day.day, tzinfo=zone).timestamp() * 1000)
 
 

@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -21,7 +22,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from rules.model import DAY, Instant
+from drivers.counter_json import BATCH_LIMIT, CHANNELS, ID_LIMIT, ORIGINS
+from rules.model import DAY, FOLLOW_UP_STEPS, QUEUE_EVENTS, QUEUE_SOURCES, Instant
 
 # --------------------------------------------------------------------------------------------
 # Values
@@ -105,6 +107,8 @@ OUTINGS = frozenset(
 LONGEST_ABSENCE = 400 * DAY
 LONGEST_RANGE = 31
 """Days that one list of days, slots, violations or punches may span."""
+LONGEST_FIGURES = 366
+"""Days that figures may be added up over."""
 
 # --------------------------------------------------------------------------------------------
 # Queries
@@ -163,7 +167,7 @@ class AlertQuery(_Dates):
     state: Literal[
         "open", "acknowledged", "resolved", "converted", "expired", "withdrawn", "any"
     ] = Field("any", description="告警状态 · which state")
-    subject_kind: Literal["person", "device", "hall", ""] = Field(
+    subject_kind: Literal["person", "device", "window", "area", "hall", ""] = Field(
         "", description="对象类别 · kind of subject"
     )
     subject: str = Field("", max_length=64, description="对象 · subject")
@@ -216,6 +220,54 @@ class AbsenceQuery(_Dates):
 
 class DeviceQuery(_Page):
     pass
+
+
+def _windows() -> Any:
+    return Field(
+        default_factory=list, max_length=500, description="窗口,可重复 · window id, repeatable"
+    )
+
+
+_AREA = Field("", max_length=64, description="服务区 · windows of this service area")
+
+
+class QueueQuery(_Dates):
+    """Without dates the present state; with ``from`` or ``to`` the rows of those dates."""
+
+    window: list[str] = _windows()
+    area: str = _AREA
+
+
+class ServiceQuery(_Dates):
+    window: list[str] = _windows()
+    area: str = _AREA
+
+
+class RatingQuery(_Dates):
+    window: list[str] = _windows()
+    level: int | None = Field(None, ge=1, le=5, description="评价等级 · 5 best, 1 worst")
+    bad: bool | None = Field(
+        None, description="差评 · levels 1 and 2 that a visitor gave; false: all others"
+    )
+    follow_up: Literal[
+        "any", "opened", "assigned", "contacting", "unreachable", "classified", "acting",
+        "fed_back", "rechecked", "closed", "reopened", "",
+    ] = Field("", description="整改状态;any: 凡有整改 · state of the follow-up")  # fmt: skip
+    channel: Literal["pad", "qr", "kiosk", "sms", "web", "app", "hotline", "paper", ""] = Field(
+        "", description="评价渠道 · which way it came"
+    )
+    matched: bool | None = Field(
+        None, description="是否对应到一次办理 · whether it belongs to a service"
+    )
+
+
+class RatingFiguresQuery(_Query):
+    from_: Day | None = Field(
+        None, alias="from", description="起始日期(含),默认为截止日期 · first date; default: `to`"
+    )
+    to: Day | None = Field(None, description="截止日期(含),默认为今天 · last date; default: today")
+    window: list[str] = _windows()
+    area: str = _AREA
 
 
 class RevokeQuery(_Query):
@@ -381,7 +433,26 @@ class ExplainedGap(_Body):
         return self
 
 
-Event = Annotated[
+def _step(told: str) -> str:
+    if told not in FOLLOW_UP_STEPS:
+        raise PydanticCustomError("step", "must be one of " + ", ".join(FOLLOW_UP_STEPS))
+    return told
+
+
+class FollowUpIn(_Body):
+    """差评整改: a step in the follow-up of a bad rating.  ``malicious`` counts when two different
+    people said it."""
+
+    kind: Literal["follow_up"] = "follow_up"
+    rating_id: Annotated[str, StringConstraints(min_length=1, max_length=ID_LIMIT)]
+    step: Annotated[str, AfterValidator(_step), WithJsonSchema({"enum": list(FOLLOW_UP_STEPS)})]
+    at: Time
+    by: Name = Field("", description="谁;默认为令牌名称 · by whom; default: the token's name")
+    handler: Name = Field("", description="责任人 · who is to handle it, from now on")
+    note: Note = ""
+
+
+StaffEvent = Annotated[
     ManualPunch | PunchCorrection | SeenAtWork | ExplainedGap, Field(discriminator="kind")
 ]
 EVENT_KINDS = frozenset(
@@ -389,14 +460,79 @@ EVENT_KINDS = frozenset(
 )
 
 
-def _several(value: object) -> object:
-    return [value] if isinstance(value, dict) else value
+# ``drivers.counter_json`` reads these two; the models tell the document what it takes.
+_Number = Annotated[int, Field(ge=0, le=99_999)]
+_Word = Annotated[str, Field(max_length=64)]
+_Choice = {"type": "string"}
 
 
-Events = Annotated[
-    list[Event], Field(min_length=1, max_length=500), BeforeValidator(_several, Event | list[Event])
+class QueueEventIn(BaseModel):
+    """叫号事件, as over MQTT.  Without ``event_id`` it is known by window, ticket, type and time
+    (and ``seq``).  A time more than 120 s ahead of ours is not believed: that of receipt is."""
+
+    kind: Literal["queue"] = Field("queue", description="可省 · may be left out")
+    type: Annotated[str, WithJsonSchema({**_Choice, "enum": list(QUEUE_EVENTS)})]
+    at: Time
+    event_id: str = Field("", max_length=ID_LIMIT)
+    window: _Word | _Number = Field(
+        "", description="窗口;5、05、5号相同;取号等可省 · needed but for ticket_taken"
+    )
+    ticket: _Word | _Number = Field("", description="号票 · needed for what happens to a ticket")
+    queue: _Word = ""
+    service_code: _Word = ""
+    person: _Word = Field("", description="工号 · who was logged in")
+    call_no: int | None = Field(None, ge=1, le=1_000)
+    to: _Word = Field("", description="转移去向 · window or queue of a transfer")
+    waiting: int | None = Field(
+        None, ge=0, le=100_000, description="等候人数;未知为 null · never a guess"
+    )
+    priority: bool = False
+    source: Annotated[str, WithJsonSchema({**_Choice, "enum": list(QUEUE_SOURCES)})] = "api"
+    uncertainty: int = Field(0, ge=0, le=3_600_000, description="毫秒 · ms either way")
+
+
+class RatingIn(BaseModel):
+    """评价, as from pads.  Telephone and ID numbers in ``text`` are masked; names, telephones and
+    documents of the rater have no field and are kept nowhere."""
+
+    kind: Literal["rating"] = Field("rating", description="可省 · may be left out")
+    rating_id: str = Field(min_length=1, max_length=ID_LIMIT)
+    window: _Word | _Number
+    level: int | None = Field(ge=1, le=5, description="5 非常满意 … 1;未评价为 null · or null")
+    scale_id: _Word = Field("", description="five four three … · levels of two scales never mix")
+    channel: Annotated[str, WithJsonSchema({**_Choice, "enum": list(CHANNELS)})]
+    pressed_at: Time | None = Field(None, description="评价时间;默认为接收时间 · when")
+    raw_key: str = Field("", max_length=32, pattern="^[0-9A-Fa-f]*$")
+    person: _Word = Field("", description="工号 · who served")
+    service_ref: _Word = Field("", description="号票或办件 · ticket or case")
+    session: _Word = ""
+    options: list[_Word] = Field(default_factory=list, max_length=50)
+    indicator_version: _Word = ""
+    text: str = ""
+    named: bool = Field(False, description="实名 · to be called back")
+    defaulted: bool = Field(False, description="他方默认评价 · silence counted as a level")
+    origin: Annotated[str, WithJsonSchema({**_Choice, "enum": list(ORIGINS)})] = "unknown"
+
+
+_AnyEvent = StaffEvent | QueueEventIn | RatingIn | FollowUpIn
+
+
+def _batch(value: object) -> object:
+    if not isinstance(value, dict | list):
+        raise PydanticCustomError("batch", "must be an event or a list of events")
+    if isinstance(value, list) and not 1 <= len(value) <= BATCH_LIMIT:
+        raise PydanticCustomError("batch", "must have 1 to 500 events")
+    return value
+
+
+EventBatch = Annotated[
+    Any,
+    BeforeValidator(
+        _batch,
+        _AnyEvent | Annotated[list[_AnyEvent], Field(min_length=1, max_length=BATCH_LIMIT)],
+    ),
 ]
-"""One event or a list of them."""
+"""One event or a list of them, each to be read by itself."""
 
 
 # --------------------------------------------------------------------------------------------
@@ -616,9 +752,264 @@ class EventReceipt(BaseModel):
     readings: list[str] = Field(description="reading ids; a repeat of a fact has the same id")
 
 
+class ItemReceipt(BaseModel):
+    status: Literal["stored", "duplicate", "rejected"]
+    reading: str = Field("", description="not where it was rejected")
+    field: str = Field("", description="what is wrong; empty for the whole item")
+    reason: str = ""
+
+
+class ItemReceipts(BaseModel):
+    """逐条结果: the answer for events of the counter, in the order in which they were sent."""
+
+    recorded: int
+    items: list[ItemReceipt]
+
+
+class RatioRow(BaseModel):
+    n: int
+    of: int
+
+
+class FairRow(BaseModel):
+    n: float
+    of: int
+
+
+class DurationsRow(BaseModel):
+    n: int
+    minutes_sum: float
+    mean_minutes: float | None
+    longest_minutes: float | None
+
+
+class ScaleRow(BaseModel):
+    scale_id: str
+    satisfied: RatioRow = Field(description="满意率 · levels 3 to 5")
+    strict: RatioRow = Field(description="levels 4 and 5")
+    bad: RatioRow = Field(description="差评率 · levels 1 and 2")
+    levels: list[int] = Field(min_length=5, max_length=5, description="counts of levels 1 to 5")
+    mean: float
+
+
+class HourRow(BaseModel):
+    hour: int
+    called: int
+    finished: int
+    abandoned: int
+    waits: DurationsRow
+    services: DurationsRow
+
+
+class WindowFiguresRow(BaseModel):
+    called: int
+    finished: int
+    abandoned: int
+    held: int
+    transferred: int
+    ended_unknown: int
+    rated: RatioRow = Field(description="测评率 · of the services that could be rated")
+    prompted: RatioRow
+    scales: list[ScaleRow]
+    additional: int
+    unmatched: int
+    unrated_presses: int
+    waits: DurationsRow
+    services: DurationsRow
+    callbacks: RatioRow
+    rectified: RatioRow
+    in_time: RatioRow
+    hours: list[HourRow]
+
+
+class UnmatchedRow(BaseModel):
+    ticket: str
+    since: _Instant
+    device: str
+
+
+class WindowRow(BaseModel):
+    window: str
+    name: str
+    area: str
+    unit: str
+    work_date: _Date
+    state: Literal["idle", "calling", "serving", "finished", "paused", "closed", "unknown"]
+    state_zh: str
+    since: _Instant | None
+    ticket: str
+    queue: str
+    person_code: str
+    called_at: _Instant | None
+    repeat: int | None
+    call_seq: int | None = Field(description="每次呼叫递增 · rises with every call of the hall")
+    waiting: int | None = Field(description="等候人数,未知为 null")
+    stale: bool
+    event: str = Field(description="仅见于变更 · in changes: what just happened")
+    event_at: _Instant | None
+    figures: WindowFiguresRow
+    unmatched_shown: list[UnmatchedRow]
+    revision: int
+    updated_at: _Instant | None
+
+
+class AreaHourRow(BaseModel):
+    hour: int
+    taken: int
+    called: int
+    finished: int
+    abandoned: int
+    waits: DurationsRow
+    waiting: int | None
+
+
+class AreaRow(BaseModel):
+    area: str
+    work_date: _Date
+    waiting: int | None
+    open_windows: int
+    waits: DurationsRow
+    hours: list[AreaHourRow]
+    revision: int
+    updated_at: _Instant
+
+
+class QueueListing(Listing[WindowRow]):
+    today: _Date = Field(description="大厅当日 · the date at the hall")
+    areas: list[AreaRow] = Field(description="本页窗口所属服务区 · of the windows on this page")
+
+
+class ServiceRow(BaseModel):
+    window: str
+    work_date: _Date
+    ticket: str
+    queue: str
+    service_code: str
+    person_code: str
+    taken_at: _Instant | None
+    called_at: _Instant | None
+    started_at: _Instant | None
+    finished_at: _Instant | None
+    ended: Literal["finished", "abandoned", "held", "transferred", "ended_unknown", "open"]
+    ended_at: _Instant | None
+    waited_seconds: float | None
+    served_seconds: float | None
+    recalls: int | None
+    priority: bool
+    to: str
+    sources: list[str]
+    prompted: bool
+    rating_id: str
+    additional: list[str]
+    flags: list[str]
+    evidence: list[str]
+
+
+class DueRow(BaseModel):
+    step: str
+    at: _Instant | None
+    done_at: _Instant | None
+
+
+class FollowUpRow(BaseModel):
+    state: str
+    opened_at: _Instant
+    taken_up_at: _Instant | None
+    handler: str
+    kind: str
+    tries: int
+    contacted: bool
+    closed_at: _Instant | None
+    reopened: int
+    excluded: bool
+    dues: list[DueRow]
+    flags: list[str]
+
+
+class RatingRow(BaseModel):
+    rating_id: str
+    work_date: _Date = Field(description="办理之日 · of the service it belongs to")
+    window: str
+    level: int | None
+    scale_id: str
+    channel: str
+    pressed_at: _Instant
+    received_at: _Instant
+    person_code: str = Field(description="工作人员 · who served; the rater is not known")
+    ticket: str
+    match: Literal["matched", "additional", "unmatched"]
+    counted: bool
+    named: bool
+    defaulted: bool
+    origin: str
+    problem: str
+    live: bool
+    flags: list[str]
+    follow_up: FollowUpRow | None
+    evidence: list[str]
+    revision: int
+    updated_at: _Instant
+
+
+class StepRow(BaseModel):
+    at: _Instant
+    step: str
+    by: str
+    handler: str
+    note: str
+
+
+class RatingDetail(RatingRow):
+    options: list[str]
+    indicator_version: str
+    text: str
+    steps: list[StepRow]
+
+
+class FairScaleRow(ScaleRow):
+    fair: FairRow = Field(
+        description="排名用满意率 · (satisfied + 20 × the hall's rate) of (rated + 20)"
+    )
+
+
+class _RatingTotals(BaseModel):
+    days: int
+    rated: RatioRow
+    prompted: RatioRow
+    additional: int
+    unmatched: int
+    unrated_presses: int
+    callbacks: RatioRow
+    rectified: RatioRow
+    in_time: RatioRow
+    scales: list[FairScaleRow]
+
+
+class HallRatings(_RatingTotals):
+    pass
+
+
+class WindowRatings(_RatingTotals):
+    window: str
+    name: str
+    area: str
+    unit: str
+
+
+class RatingFigures(BaseModel):
+    from_: _Date = Field(alias="from")
+    to: _Date
+    hall: HallRatings = Field(
+        description="全大厅 · the whole hall, whichever windows were asked for"
+    )
+    items: list[WindowRatings]
+
+
 class ChangeRow(BaseModel):
     seq: int
-    kind: Literal["attendance", "violation", "alert", "device", "adjustment"]
+    kind: Literal[
+        "attendance", "violation", "alert", "device", "adjustment", "window", "rating", "area"
+    ]
     op: Literal["opened", "amended", "withdrawn"]
     key: str
     at: _Instant

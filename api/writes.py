@@ -19,39 +19,26 @@ from api.shapes import (
     AlertNote,
     Code,
     Day,
-    Event,
-    Events,
-    ExplainedGap,
-    ManualPunch,
     PersonIn,
-    PunchCorrection,
     RevokeQuery,
     RosterIn,
 )
 from api.views import instant_text
 from rules.model import (
-    MINUTE,
     Absence,
     AbsenceRevoked,
     AlertAction,
-    GapExplained,
     Instant,
     Person,
     PersonEntry,
-    PresenceEvidence,
-    Punch,
     Reading,
     RosterEntry,
-    reading_id,
     stable_id,
 )
 from rules.model import Body as ReadingBody
 
 DEVICE = "api"
 """What readings that came this way have for a device."""
-
-AHEAD = 5 * MINUTE
-"""How far another system's clock may be ahead of ours."""
 
 
 class Writes:
@@ -224,41 +211,3 @@ class Writes:
             "removed": entry.removed,
         }
         return Write([self._reading(entry)], 200, row)
-
-    # -- events
-
-    async def events(self, body: Annotated[Events, Body()]) -> Write:
-        """登记事件: what happened, one to 500 at a time, all or none."""
-        latest = self._reader.now() + AHEAD
-        configured = {device.id for device in self._reader.devices()}
-        readings = []
-        for number, event in enumerate(body):
-            at = event.ends if isinstance(event, ExplainedGap) else event.at
-            if at > latest:
-                field = "ends" if isinstance(event, ExplainedGap) else "at"
-                raise wrong(f"{number}.{field}", "lies in the future")
-            if isinstance(event, ExplainedGap):
-                if event.device not in configured:
-                    raise wrong(
-                        f"{number}.device", f"there is no device '{event.device}' in the settings"
-                    )
-            else:
-                self._known(event.person, f"{number}.person")
-            readings.append(self._event(event))
-        row = {
-            "recorded": len(readings),
-            "readings": [reading_id(reading).hex() for reading in readings],
-        }
-        return Write(readings, 201, row)
-
-    def _event(self, event: Event) -> Reading:
-        if isinstance(event, ExplainedGap):
-            # Dated by what it says, so that the same statement twice is one fact.
-            gap = GapExplained(event.device, event.starts, event.ends, event.usable, event.by)
-            return self._reading(gap, event.ends)
-        if isinstance(event, ManualPunch | PunchCorrection):
-            source = "manual" if isinstance(event, ManualPunch) else "correction"
-            note = ": ".join(part for part in (event.by, event.note) if part)
-            return self._reading(Punch(event.person, source=source, note=note), event.at)
-        evidence = PresenceEvidence(event.person, event.kind, event.window, event.sensor)
-        return self._reading(evidence, event.at)

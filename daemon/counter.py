@@ -58,6 +58,8 @@ _SEEN: dict[str, tuple[type, Any]] = {
     "follow_up": (SeenStep, msgspec.json.Decoder(FollowUpStep).decode),
 }
 _REFS_AT_ONCE = 400
+_NOT_QUEUE = "kind <> 'punch' AND kind <> 'queue'"
+"""By which SQLite sees that the partial index ``reading_ref`` will do."""
 
 
 def _batches(refs: Iterable[str], number: int) -> Iterator[list[str]]:
@@ -121,7 +123,7 @@ class CounterGatherer:
                 yield from ((window, own) for window in self.windows)
             elif body.ticket:
                 for (window,) in self._execute(
-                    "SELECT DISTINCT window FROM reading"
+                    "SELECT DISTINCT window FROM reading INDEXED BY reading_ticket"
                     " WHERE day = ? AND ref = ? AND kind = 'queue'",
                     (day, body.ticket),
                 ):
@@ -143,12 +145,15 @@ class CounterGatherer:
         found: int | None = None
         if rating.session:
             (found,) = self._execute(
-                "SELECT min(day) FROM reading WHERE kind = 'prompt' AND ref = ?", (rating.session,)
+                "SELECT min(day) FROM reading INDEXED BY reading_ref"
+                f" WHERE kind = 'prompt' AND {_NOT_QUEUE} AND ref = ?",
+                (rating.session,),
             ).fetchone()
         elif rating.service_ref:
             days = range(day, day - LATE_RATING_DAYS - 1, -1)
             (found,) = self._execute(
-                "SELECT max(day) FROM reading WHERE kind = 'queue' AND ref = ?"
+                "SELECT max(day) FROM reading INDEXED BY reading_ticket"
+                " WHERE kind = 'queue' AND ref = ?"
                 f" AND day IN ({', '.join('?' * len(days))}) AND window = ?",
                 (normal_ticket(rating.service_ref), *days, rating.window),
             ).fetchone()
@@ -162,8 +167,14 @@ class CounterGatherer:
         """One window's date as known at ``as_of``."""
         day = work_date.toordinal()
         facts = _Facts([], [], [], [], [])
-        self._read(facts, "day = ? AND window = ?", (day, window.id), as_of)
-        self._read(facts, "kind = 'queue' AND day = ? AND ref = '' AND window = ''", (day,), as_of)
+        self._read(facts, "reading_window", "day = ? AND window = ?", (day, window.id), as_of)
+        self._read(
+            facts,
+            "reading_ticket",
+            "kind = 'queue' AND day = ? AND ref = '' AND window = ''",
+            (day,),
+            as_of,
+        )
         tickets = {
             one.body.ticket: None
             for one in facts.events
@@ -173,6 +184,7 @@ class CounterGatherer:
         for some in _batches(tickets, _REFS_AT_ONCE):
             self._read(
                 elsewhere,
+                "reading_ticket",
                 f"kind = 'queue' AND day = ? AND ref IN ({', '.join('?' * len(some))})"
                 " AND window <> ?",
                 (day, *some, window.id),
@@ -209,7 +221,8 @@ class CounterGatherer:
     def counter_day(self, work_date: date, as_of: Instant) -> CounterDay:
         """The whole hall's counter on a date as known at ``as_of``."""
         facts = _Facts([], [], [], [], [])
-        self._read(facts, "day = ? AND window IS NOT NULL", (work_date.toordinal(),), as_of)
+        day = work_date.toordinal()
+        self._read(facts, "reading_window", "day = ? AND window IS NOT NULL", (day,), as_of)
         self._late_ratings(facts, work_date, as_of)
         self._read_steps(facts, as_of)
         midnight, next_midnight = self._gatherer.bounds(work_date)
@@ -250,14 +263,16 @@ class CounterGatherer:
         self._resets.clear()
 
     def _read(
-        self, facts: _Facts, condition: str, values: Iterable[object], as_of: Instant
+        self, facts: _Facts, index: str, condition: str, values: Iterable[object], as_of: Instant
     ) -> None:
+        """The index is named because SQLite, without statistics, reads whole dates instead."""
         lists = {
             "queue": facts.events, "rating": facts.ratings, "prompt": facts.prompts,
             "shown": facts.shown, "follow_up": facts.steps,
         }  # fmt: skip
         for at, received_at, device, id_, kind, body in self._execute(
-            f"SELECT {_COLUMNS} FROM reading WHERE {condition} AND received_at <= ?",
+            f"SELECT {_COLUMNS} FROM reading INDEXED BY {index}"
+            f" WHERE {condition} AND received_at <= ?",
             (*values, as_of),
         ):
             seen, decode = _SEEN[kind]
@@ -281,7 +296,8 @@ class CounterGatherer:
         for some in _batches(refs, _REFS_AT_ONCE):
             self._read(
                 later,
-                f"kind = 'rating' AND ref IN ({', '.join('?' * len(some))})"
+                "reading_ref",
+                f"kind = 'rating' AND {_NOT_QUEUE} AND ref IN ({', '.join('?' * len(some))})"
                 " AND day BETWEEN ? AND ?",
                 (*some, day + 1, day + LATE_RATING_DAYS),
                 as_of,
@@ -301,7 +317,8 @@ class CounterGatherer:
         for some in _batches(bad, _REFS_AT_ONCE):
             self._read(
                 facts,
-                f"kind = 'follow_up' AND ref IN ({', '.join('?' * len(some))})",
+                "reading_ref",
+                f"kind = 'follow_up' AND {_NOT_QUEUE} AND ref IN ({', '.join('?' * len(some))})",
                 some,
                 as_of,
             )

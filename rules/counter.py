@@ -1095,9 +1095,9 @@ _RANK = {state: rank for rank, state in enumerate(_ORDER)}
 def workday_end(day: WindowDay, since: Instant, count: int) -> Instant | None:
     """The end of the ``count``-th workday after the date of ``since``; none beyond what is known of
     the calendar."""
-    date_of = (since - day.midnight) // DAY
-    later = [at for at in day.workdays_after if (at - 1 - day.midnight) // DAY > date_of]
-    return later[count - 1] if count <= len(later) else None
+    next_date = day.midnight + ((since - day.midnight) // DAY + 1) * DAY
+    place = bisect_right(day.workdays_after, next_date) + count - 1
+    return day.workdays_after[place] if place < len(day.workdays_after) else None
 
 
 class _Case(Struct):

@@ -5,7 +5,8 @@ ALTER TABLE reading ADD COLUMN window TEXT;
 ALTER TABLE reading ADD COLUMN ref TEXT;
 CREATE INDEX reading_window ON reading (day, window) WHERE window IS NOT NULL;
 CREATE INDEX reading_ticket ON reading (day, ref) WHERE kind = 'queue';
-CREATE INDEX reading_ref ON reading (ref, day) WHERE kind IN ('rating', 'prompt', 'follow_up');
+CREATE INDEX reading_ref ON reading (ref, day)
+    WHERE ref IS NOT NULL AND kind <> 'punch' AND kind <> 'queue';
 
 -- Whose judgement an alert is: person, hall, window, counter.
 ALTER TABLE alert ADD COLUMN scope TEXT NOT NULL DEFAULT 'person';

@@ -23,14 +23,31 @@ import uvicorn
 
 from api.app import create_app
 from api.reader import ConfiguredDevice, Health, Metric, Remembered
+from daemon.store import Store
+from rules.counter import (
+    CounterDay,
+    CounterOutcome,
+    SeenEvent,
+    SeenRating,
+    SeenStep,
+    Window,
+    follow_counter,
+    follow_window,
+    window_days,
+)
 from rules.model import (
+    DAY,
+    HOUR,
     Alert,
     DayRecord,
+    FollowUpStep,
     HalfDay,
     Instant,
     Person,
     PersonEntry,
     Punch,
+    QueueEvent,
+    Rating,
     Reading,
     Slot,
     Violation,
@@ -62,6 +79,7 @@ class FakeDaemon:
     """Implements ``api.reader.Reader`` over one database file."""
 
     zone = ZONE
+    hall = "h1"
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -87,6 +105,14 @@ class FakeDaemon:
             ConfiguredDevice("gate-1", "1号考勤机", "zkteco"),
             ConfiguredDevice("gate-2", "2号考勤机", "zk_push", window="05"),
         ]
+        self.counters = {
+            one.id: one
+            for one in (
+                Window("05", "5号窗口", "tax", "A区"),
+                Window("06", "6号窗口", "tax", "A区"),
+                Window("11", "11号窗口", "social", "B区"),
+            )
+        }
         self.told: dict[str, dict[str, Any]] = {}
         self.state = Health(alive=True, ready=True)
         self.recorded: list[Reading] = []
@@ -116,6 +142,9 @@ class FakeDaemon:
 
     def devices(self) -> Sequence[ConfiguredDevice]:
         return self.terminals
+
+    def windows(self) -> Mapping[str, Window]:
+        return self.counters
 
     def notes(self) -> Mapping[str, Mapping[str, Any]]:
         return self.told
@@ -172,12 +201,16 @@ class FakeDaemon:
         kind = str(body.__struct_config__.tag)
         person = body.person if kind in ("punch", "evidence") else None  # type: ignore[union-attr]
         day = datetime.fromtimestamp(reading.at / 1000, ZONE).toordinal()
+        window, ref = getattr(body, "window", None), None
+        if kind in ("queue", "follow_up"):
+            ref = body.ticket if kind == "queue" else body.rating_id  # type: ignore[union-attr]
         self.database.execute(
             "INSERT OR IGNORE INTO reading (id, device, kind, person, at, received_at, event_at,"
-            " trust, earliest, day, body, raw, serial) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            " trust, earliest, day, body, raw, serial, window, ref)"
+            " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 reading_id(reading), reading.device, kind, person, reading.at, received_at,
-                reading.at, trust, 0, day, encode(body).decode(), b"", reading.serial,
+                reading.at, trust, 0, day, encode(body).decode(), b"", reading.serial, window, ref,
             ),
         )  # fmt: skip
 
@@ -275,6 +308,42 @@ class FakeDaemon:
                 (kind, op, key, self.clock, encode({"id": key, "名": "行"}).decode()),
             )
         return written.lastrowid or 0
+
+    def counter_day(self, work_date: str) -> None:
+        """At window 05 a ticket served and badly rated, and one that is being called."""
+        told: list[Any] = [
+            QueueEvent("1", "ticket_taken", "", "A037", queue="A"),
+            QueueEvent("2", "called", "05", "A037", queue="A", person="1001"),
+            QueueEvent("3", "finished", "05", "A037", queue="A"),
+            Rating(
+                f"qr:{work_date}/1", "05", 2, "five", channel="qr", service_ref="A037",
+                text="等了太久", options=("slow",),
+            ),
+            FollowUpStep(f"qr:{work_date}/1", "assigned", "值班长", "1003", "已安排"),
+            QueueEvent("5", "called", "05", "A038", queue="A", person="1001"),
+        ]  # fmt: skip
+        seen: dict[type, list[Any]] = {QueueEvent: [], Rating: [], FollowUpStep: []}
+        kinds: dict[type, Any] = {QueueEvent: SeenEvent, Rating: SeenRating, FollowUpStep: SeenStep}
+        for minute, body in enumerate(told):
+            reading = Reading("api", ms(f"{work_date} 09:0{minute}"), body)
+            self.journal(reading, reading.at)
+            place = (reading.at, reading.at, "api", reading_id(reading))
+            seen[type(body)].append(kinds[type(body)](*place, body))
+        begins = ms(f"{work_date} 00:00")
+        facts: dict[str, Any] = {
+            "hall": "h1", "work_date": date.fromisoformat(work_date), "midnight": begins,
+            "next_midnight": begins + DAY, "opens": begins + 8 * HOUR, "closes": begins + 18 * HOUR,
+            "as_of": begins + 10 * HOUR, "works": True, "events": tuple(seen[QueueEvent]),
+            "ratings": tuple(seen[Rating]), "steps": tuple(seen[FollowUpStep]),
+        }  # fmt: skip
+        day = CounterDay(**facts, windows=tuple(self.counters.values()))
+        shares = {name: follow_window(share) for name, share in window_days(day).items()}
+        nothing = CounterOutcome((), None)
+        store = Store(self.database, ZONE)
+        for record in shares.values():
+            store.apply_window(record, nothing, day.as_of)
+        store.apply_counter(day.work_date, "h1", follow_counter(day, shares), nothing, day.as_of)
+        store.flush()
 
     def _insert(self, table: str, columns: Mapping[str, Any]) -> None:
         names, marks = ", ".join(columns), ", ".join("?" * len(columns))
@@ -383,4 +452,6 @@ def busy_daemon(daemon: FakeDaemon) -> FakeDaemon:
         daemon.change("attendance", f"1002/{work_date}")
         daemon.change("violation", f"v{offset}")
         daemon.change("device", "gate-1")
+        daemon.counter_day(work_date)
+    daemon.clock = ms("2026-03-06 10:00")
     return daemon

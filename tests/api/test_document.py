@@ -87,6 +87,9 @@ def test_every_reference_in_the_document_leads_somewhere(
         ("/v1/devices", shapes.DeviceRow),
         ("/v1/absences", shapes.AbsenceRow),
         ("/v1/changes", shapes.ChangeRow),
+        ("/v1/queue", shapes.WindowRow),
+        ("/v1/queue/services", shapes.ServiceRow),
+        ("/v1/ratings", shapes.RatingRow),
     ],
 )
 def test_rows_have_exactly_the_documented_fields(
@@ -99,6 +102,26 @@ def test_rows_have_exactly_the_documented_fields(
 
     assert list(row) == list(shape.model_fields)
     shape.model_validate(row)
+
+
+@pytest.mark.usefixtures("busy_daemon")
+def test_answers_that_are_no_lists_have_exactly_the_documented_fields(client: httpx.Client) -> None:
+    detail = client.get("/v1/ratings/qr:2026-03-02/1").json()
+    figures = client.get("/v1/ratings/figures?from=2026-03-02&to=2026-03-06").json()
+    queue = client.get("/v1/queue").json()
+
+    assert sorted(detail) == sorted(shapes.RatingDetail.model_fields)
+    assert sorted(detail["follow_up"]) == sorted(shapes.FollowUpRow.model_fields)
+    assert sorted(detail["steps"][0]) == sorted(shapes.StepRow.model_fields)
+    assert sorted(figures["hall"]) == sorted(shapes.HallRatings.model_fields)
+    assert sorted(figures["items"][0]) == sorted(shapes.WindowRatings.model_fields)
+    assert sorted(figures["hall"]["scales"][0]) == sorted(shapes.FairScaleRow.model_fields)
+    assert sorted(queue) == sorted(shapes.QueueListing.model_fields)
+    assert sorted(queue["items"][0]["figures"]) == sorted(shapes.WindowFiguresRow.model_fields)
+    assert sorted(queue["areas"][0]) == sorted(shapes.AreaRow.model_fields)
+    shapes.RatingDetail.model_validate(detail)
+    shapes.RatingFigures.model_validate(figures)
+    shapes.QueueListing.model_validate(queue)
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])

@@ -163,7 +163,7 @@ def write_long_history(settings: Path) -> int:
             connection.execute(
                 "INSERT INTO reading SELECT NULL, randomblob(16), device, kind, person,"
                 " at + :ms, received_at + :ms, event_at + :ms, trust, earliest, day + :days, body,"
-                " raw, serial FROM reading WHERE person IS NOT NULL AND seq <= :last",
+                " raw, serial, window, ref FROM reading WHERE person IS NOT NULL AND seq <= :last",
                 {"ms": days * 86_400_000, "days": days, "last": 10_200},
             )
             (written,) = connection.execute(

@@ -21,9 +21,9 @@ START = date(2026, 3, 2)
 PLAIN = (
     "CREATE TABLE plain (seq INTEGER PRIMARY KEY, id BLOB, device TEXT, kind TEXT, person TEXT,"
     " at INTEGER, received_at INTEGER, event_at INTEGER, trust INTEGER, earliest INTEGER,"
-    " day INTEGER, body TEXT, raw BLOB, serial TEXT)"
+    " day INTEGER, body TEXT, raw BLOB, serial TEXT, window TEXT, ref TEXT)"
 )
-INSERT = f"INSERT INTO plain VALUES (NULL{', ?' * 13})"
+INSERT = f"INSERT INTO plain VALUES (NULL{', ?' * 15})"
 
 
 class Punches:
@@ -57,7 +57,23 @@ def open_plain(path: Path) -> sqlite3.Connection:
 def one_row_commits(folder: Path, number: int = 500) -> float:
     """Rows a second of plain SQLite with a commit for each: the yardstick of what is durable."""
     connection = open_plain(folder / "yardstick.db")
-    row = (b"i" * 16, "t1", "punch", "10001", 1, 1, 1, 0, 0, 1, "{}" * 40, b"r" * 30, "")
+    row = (
+        b"i" * 16,
+        "t1",
+        "punch",
+        "10001",
+        1,
+        1,
+        1,
+        0,
+        0,
+        1,
+        "{}" * 40,
+        b"r" * 30,
+        "",
+        None,
+        None,
+    )
 
     def write() -> None:
         for _ in range(number):
