@@ -455,6 +455,8 @@ def window_event(before: WindowRecord | None, now: WindowRecord, new_call: bool)
     if now.state == "idle":
         if was in ("paused", "closed"):
             return "window_resumed" if was == "paused" else "window_opened"
+        if was == "finished":
+            return ""
         ended = now.services[-1].ended if now.services else ""
         return ended if ended in ("finished", "abandoned", "held", "transferred") else ""
     return {

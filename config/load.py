@@ -25,6 +25,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import iter_modules
+from string import Formatter
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 from zoneinfo import ZoneInfo
 
@@ -41,6 +42,8 @@ from config.settings import (
     SINKS,
     WEEKDAYS,
     ApiSettings,
+    BoardSettings,
+    BoardTexts,
     BrokerSettings,
     CalendarSettings,
     DeviceSettings,
@@ -83,6 +86,9 @@ STANDARD = Timetable(
     ),
 )
 """08:30-12:00 and 14:30-18:00, unless the settings have a ``standard`` of their own."""
+
+SAMPLE_TICKET = "A037"
+"""Stands for any ticket where the length of a board's text is checked."""
 
 _MAX_SECRET = 4096
 _RESERVED = ("hallwatch", "api", "import")
@@ -160,6 +166,8 @@ class Hall:
     policy: Policy
     rulebook: Rulebook
     devices: tuple[DeviceSpec, ...]
+    boards: tuple[BoardSettings, ...]
+    """Each with the windows that it shows."""
     sinks: tuple[SinkSettings, ...]
     broker: BrokerSettings
     api: ApiSettings
@@ -690,6 +698,7 @@ class _Building:
         people = self.people(hall, units, windows)
         rosters = self.rosters(timetables, people)
         rulebook, rule_entries = self.rules()
+        boards = self.boards(windows, devices)
         sinks = self.sinks()
         self.ports(broker, api)
         if self.problems or not (hall and policy and broker and api and storage and log):
@@ -726,6 +735,7 @@ class _Building:
             policy=Policy(**policy.model_dump()),
             rulebook=rulebook,
             devices=devices,
+            boards=boards,
             sinks=sinks,
             broker=broker,
             api=api,
@@ -1098,7 +1108,7 @@ class _Building:
                     driver=common.driver,
                     window=common.window or "",
                     place=common.place,
-                    attendance=common.attendance,
+                    attendance=common.attendance and driver.attendance,
                     in_service=not common.out_of_service,
                     options=options,
                 )
@@ -1148,6 +1158,71 @@ class _Building:
                     f"驱动 {driver} 不能让 {ids} 共用一条连接：{error}",
                     f"the driver {driver} cannot serve {ids} over one link: {error}",
                 )
+
+    # -- boards
+
+    def boards(
+        self, windows: Mapping[str, WindowSettings], devices: Sequence[DeviceSpec]
+    ) -> tuple[BoardSettings, ...]:
+        entries = self.items("boards", BoardSettings)
+        self.unique(self.texts("boards", "id"), "board id", "显示屏编号")
+        known = self.given("windows", "id")
+        self.references(self.texts("boards", "windows"), known, "窗口", "window")
+        named = self.texts("boards", "device")
+        self.references(named, self.given("devices", "id"), "设备", "device")
+        self.unique(named, "the device", "设备")
+        drivers_of = {device.id: device.driver for device in devices}
+        found = []
+        for path, board in entries:
+            driver = drivers_of.get(board.device or "", "led_board")
+            if driver != "led_board":
+                self.report(
+                    (*path, "device"),
+                    f"设备 {board.device} 的驱动是 {driver}，应为 led_board",
+                    f"the driver of {board.device} is {driver}; expected a led_board",
+                )
+            shown = [windows[one] for one in board.windows or windows if one in windows]
+            for name in BoardTexts.model_fields:
+                self.template((*path, "texts", name), getattr(board.texts, name), board, shown)
+            found.append(board.model_copy(update={"windows": tuple(one.id for one in shown)}))
+        return tuple(found)
+
+    def template(
+        self, path: KeyPath, text: str, board: BoardSettings, windows: Sequence[WindowSettings]
+    ) -> None:
+        """A board's text: nothing but known fields, and short enough for each of its windows."""
+        known = ("ticket", "window", "name") if path[-1] == "call" else ("window", "name")
+        try:
+            parts = list(Formatter().parse(text))
+        except ValueError as error:
+            self.report(
+                path,
+                f"模板 {_shown(text)} 不能用：{error}；花括号应成对，本身要写成两个",
+                f"the template {_shown(text)} is no use: {error}; expected braces in pairs, each "
+                "that shall be shown doubled",
+            )
+            return
+        for _, name, form, conversion in parts:
+            if name is not None and (name not in known or form or conversion):
+                listed = ", ".join(f"{{{one}}}" for one in known)
+                self.report(
+                    path,
+                    f"模板 {_shown(text)} 里没有 {{{name}}} 可用；可用：{listed}",
+                    f"the template {_shown(text)} cannot have {{{name}}}; there are: {listed}",
+                )
+                return
+        for window in windows:
+            shown = text.format(ticket=SAMPLE_TICKET, window=window.id, name=window.name)
+            size = len(shown.encode(board.encoding, "replace"))
+            if size > board.max_bytes:
+                self.report(
+                    path,
+                    f"{_shown(shown)} 用 {board.encoding} 编码有 {size} 字节，"
+                    f"超过 max_bytes = {board.max_bytes}",
+                    f"{_shown(shown)} is {size} bytes in {board.encoding}, more than max_bytes = "
+                    f"{board.max_bytes}",
+                )
+                return
 
     def sinks(self) -> tuple[SinkSettings, ...]:
         found: list[SinkSettings] = []

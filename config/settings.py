@@ -263,6 +263,28 @@ class DeviceSettings(Section):
     """Not watched, and nobody waits for its data."""
 
 
+class BoardTexts(Section):
+    """Templates of a board's lines; each may name ``{ticket}`` (in ``call`` alone), ``{window}``
+    and ``{name}``, the window's."""
+
+    call: Annotated[str, Field(max_length=256)] = "请{ticket}号到{window}号窗口"
+    idle: Annotated[str, Field(max_length=256)] = "热情为您服务"
+    paused: Annotated[str, Field(max_length=256)] = "暂停服务"
+
+
+class BoardSettings(Section):
+    """显示屏: finished texts over MQTT, and on the LED board ``device`` if it names one.  No
+    ``windows``: all of them.  ``max_bytes`` is the room for a line in its ``encoding``."""
+
+    id: Id
+    windows: Annotated[tuple[Id, ...], AfterValidator(_once)] = ()
+    lines: Annotated[int, Field(ge=1, le=16)] = 1
+    texts: BoardTexts = BoardTexts()
+    encoding: Literal["utf-8", "gbk", "gb18030"] = "utf-8"
+    max_bytes: Annotated[int, Field(ge=8, le=256)] = 64
+    device: Id | None = None
+
+
 class MqttSinkSettings(Section):
     """A broker to deliver to."""
 
@@ -345,6 +367,7 @@ class Settings(Section):
     policy: PolicySettings = PolicySettings()
     rules: dict[str, Any] = Field(default_factory=dict)
     devices: tuple[dict[str, Any], ...] = ()
+    boards: tuple[BoardSettings, ...] = ()
     sinks: tuple[dict[str, Any], ...] = ()
     broker: BrokerSettings = BrokerSettings()
     api: ApiSettings = ApiSettings()

@@ -364,29 +364,56 @@ def emulate(
     family: str,
     serial: Annotated[str, typer.Option(help="What the device calls itself.")] = "HW20250001",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on (zkteco).")] = 4370,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Port to listen on; without one, devices of serial lines are on a"
+            " pseudo-terminal.",
+        ),
+    ] = None,
     server: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where to push to (zk_push).")
-    ] = "127.0.0.1:8088",
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Whom to call: hallwatch (zk_push, http_terminal, network_pad) or a broker"
+            " (mqtt_counter).",
+        ),
+    ] = "",
+    line: Annotated[
+        str, typer.Option(metavar="PATH", help="Play on this real serial port instead.")
+    ] = "",
+    baud: Annotated[int, typer.Option(min=0, help="Speed of the line; 0: the usual one.")] = 0,
+    profile: Annotated[
+        str, typer.Option(help="Kind of pad, display or board, as in the settings.")
+    ] = "",
+    address: Annotated[int, typer.Option(min=0, help="Address on the line.")] = 1,
+    root: Annotated[str, typer.Option(help="What topics begin with (mqtt_counter).")] = "hall/h1",
     people: Annotated[int, typer.Option(min=1, max=5000, help="Enrolled users.")] = 10,
     records: Annotated[int, typer.Option(min=0, help="Punches in the log already.")] = 0,
-    every: Annotated[float, typer.Option(min=0.05, help="Seconds between punches.")] = 30,
-    comm_key: Annotated[int, typer.Option(min=0, max=999_999)] = 0,
+    every: Annotated[
+        float, typer.Option(min=0.05, help="Seconds between punches, presses, tickets.")
+    ] = 30,
+    comm_key: Annotated[
+        int, typer.Option(min=0, max=999_999, help="Comm key, or a module's password.")
+    ] = 0,
+    password: Annotated[
+        str, typer.Option(help="Password (hikvision) or token (http_terminal, network_pad).")
+    ] = "",
     clock_offset: Annotated[float, typer.Option(help="Seconds the clock is ahead.")] = 0,
     zone: Annotated[str, typer.Option(help="The device's zone.")] = "Asia/Shanghai",
 ) -> None:
-    """Play one device on a port, for commissioning without hardware. 模拟设备。"""
-    from daemon.emulate import play_device
+    """Play one device, for commissioning without hardware. 模拟设备。"""
+    from daemon.emulate import Wanted, play_device
 
+    wanted = Wanted(
+        family, serial, _zone(zone), host, port, server, line, baud, profile, address, root,
+        people, records, comm_key, password, clock_offset,
+    )  # fmt: skip
     with known_problems():
         try:
-            asyncio.run(
-                play_device(
-                    out, family, serial=serial, host=host, port=port, server=server,
-                    people=people, records=records, every=every, comm_key=comm_key,
-                    clock_offset=clock_offset, zone=_zone(zone),
-                )
-            )  # fmt: skip
+            asyncio.run(play_device(out, wanted, every))
         except KeyboardInterrupt:
             pass
         except ValueError as error:

@@ -33,18 +33,20 @@ from api.reader import ConfiguredDevice, Health, Metric, Remembered
 from api.views import instant_text, wire_device
 from config.load import Hall, read_secret
 from config.settings import InfluxSinkSettings, MqttSinkSettings
+from daemon.boards import Places
 from daemon.broker import EmbeddedBroker
 from daemon.charts import Charts, readings_after
 from daemon.clock import Clock
 from daemon.database import FILE_NAME, StateLock, open_reader
 from daemon.facts import Gatherer
+from daemon.orders import Orders
 from daemon.outbox import Change, Outbox
-from daemon.pipeline import Pipeline
+from daemon.pipeline import Happening, Pipeline
 from daemon.sinks.mqtt import MqttSettings, MqttSink
 from daemon.store import DEVICE_COLUMNS, device_row
 from daemon.supervisor import Supervisor
 from rules import self_check
-from rules.counter import Window
+from rules.counter import Window, WindowRecord
 from rules.engine import Explanation, explain
 from rules.model import MINUTE, DaemonAlive, DeviceEvent, Instant, Person, Reading
 
@@ -93,6 +95,9 @@ class App:
         """The day on which each shortage was last journalled."""
         self._watchers: list[Callable[[int], None]] = []
         self.pipeline.changed = self._changed
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._orders: Orders | None = None
+        self.pipeline.at_windows = self._at_windows
 
     @property
     def broker_address(self) -> str:
@@ -112,6 +117,33 @@ class App:
         for watcher in self._watchers:
             watcher(head)
 
+    def _at_windows(self, news: Sequence[Happening]) -> None:
+        """In the pipeline's thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._hear, news)
+
+    def _hear(self, news: Sequence[Happening]) -> None:
+        if self._orders is not None:
+            self._orders.hear(news)
+
+    async def _begin_orders(self) -> None:
+        """Boards get what windows are at; from then on they follow."""
+        if self._orders is not None:
+            self._orders.close()
+        self._loop = asyncio.get_running_loop()
+        orders = self._orders = Orders(self.hall, self.supervisor.wish, self.clock)
+        today = date.fromordinal(self.pipeline.gatherer.days.day(self.clock.now())).isoformat()
+        rows = await asyncio.wrap_future(
+            self.pipeline.call(
+                lambda connection: connection.execute(
+                    "SELECT body, call_seq FROM window_day WHERE work_date = ?", (today,)
+                ).fetchall()
+            )
+        )
+        orders.begin(
+            (msgspec.json.decode(body, type=WindowRecord), call_seq) for body, call_seq in rows
+        )
+
     async def start(self) -> None:
         """Everything up; returns once readings can be taken."""
         self.pipeline.start()
@@ -125,6 +157,7 @@ class App:
         self.api = ApiServer(reader, self.hall.api.host, self.hall.api.port)
         await asyncio.to_thread(self.api.start)
         await self.supervisor.apply(self.hall.devices, self.hall.zone, list(self.hall.windows))
+        await self._begin_orders()
         self._tasks.append(asyncio.create_task(self._stay_alive(), name="alive"))
         self._tasks.append(asyncio.create_task(self._prune(), name="prune"))
 
@@ -133,6 +166,10 @@ class App:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._loop = None
+        if self._orders is not None:
+            self._orders.close()
+            self._orders = None
         await self.supervisor.stop()
         if self.api is not None:
             await asyncio.to_thread(self.api.stop)
@@ -155,12 +192,16 @@ class App:
             if getattr(hall, name) != getattr(self.hall, name):
                 log.warning("needs_restart", settings=name)
         await asyncio.wrap_future(self.pipeline.reload(hall))
-        sinks_changed = hall.sinks != self.hall.sinks or hall.zone != self.hall.zone
+        sinks_changed = any(
+            getattr(hall, name) != getattr(self.hall, name)
+            for name in ("sinks", "zone", "windows", "boards")
+        )
         self.hall = hall
         if sinks_changed:
             await asyncio.to_thread(self._stop_outbox)
             await asyncio.to_thread(self._start_outbox)
         await self.supervisor.apply(hall.devices, hall.zone, list(hall.windows))
+        await self._begin_orders()
 
     # -- deliveries
 
@@ -265,6 +306,11 @@ class App:
                 snapshot=self._snapshot,
                 now=self.clock.now,
                 ready=partial(self._sink_ready, target.name),
+                places=Places(
+                    windows=tuple(self.hall.windows),
+                    areas=tuple(window.area for window in self.hall.windows.values()),
+                    boards=self.hall.boards,
+                ),
             )
 
     def _sink_ready(self, name: str) -> None:
@@ -286,7 +332,8 @@ class App:
         return self.pipeline.call(ask).result()
 
     def _snapshot(self) -> list[Change]:
-        """The present rows that MQTT keeps retained: devices and alerts that are open or young."""
+        """The present rows that MQTT keeps retained: devices, alerts that are open or young, the
+        newest of every window and service area."""
         with closing(open_reader(self.path)) as reader:
             devices = reader.execute(
                 f"SELECT change_seq, {DEVICE_COLUMNS} FROM device_state ORDER BY device"
@@ -312,6 +359,18 @@ class App:
                     (young,),
                 )
             ]
+            # Older ones say nothing about now.
+            recent = date.fromordinal(self.pipeline.gatherer.days.day(young) - 7).isoformat()
+            for kind in ("window", "area"):
+                found += [
+                    Change(seq, kind, op, key, at, reason, body.encode())
+                    for seq, op, key, at, reason, body, _ in reader.execute(
+                        "SELECT c.seq, c.op, c.key, c.at, c.reason, c.row,"
+                        f" max(d.work_date) FROM {kind}_day d JOIN change c ON c.seq ="
+                        f" d.change_seq WHERE d.work_date >= ? GROUP BY d.{kind} ORDER BY c.seq",
+                        (recent,),
+                    )
+                ]
         return found
 
     def _stop_outbox(self) -> None:
@@ -371,8 +430,9 @@ class App:
                 (rows,) = connection.execute("SELECT count(*) FROM change").fetchone()
                 connection.execute(
                     "DELETE FROM change WHERE seq IN (SELECT seq FROM change old"
-                    " WHERE kind = 'device' AND EXISTS (SELECT 1 FROM change new"
-                    " WHERE new.kind = 'device' AND new.key = old.key AND new.seq > old.seq)"
+                    " WHERE kind IN ('device', 'window', 'area') AND EXISTS (SELECT 1 FROM"
+                    " change new WHERE new.kind = old.kind AND new.key = old.key"
+                    " AND new.seq > old.seq)"
                     " ORDER BY seq LIMIT ?)",
                     (max(0, rows - limit),),
                 )

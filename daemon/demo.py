@@ -1,8 +1,14 @@
-"""The demo hall: emulated terminals that speak their real protocols to the real daemon.
+"""The demo hall: emulated devices that speak their real protocols to the real daemon.
 
 The people are invented.  A day of the script has somebody on time, late, very late, leaving
 early, forgetting a punch, staying away, on leave, and excused afterwards; a terminal that loses its
-network and delivers its log late, and one whose clock is fast.
+network and delivers its log late, and one whose clock is fast.  At the counter visitors take
+tickets, are called, served and asked to rate; one is not satisfied, one has gone.
+
+A day played as fast as it can be has keypads and pads on a serial line, which cost nothing while
+nobody touches them, and the queue system's own words.  Devices that are asked every few seconds
+(displays, boards, a fingerprint module, a pad on the network, a Hikvision terminal) are there when
+the demo runs on.
 """
 
 from __future__ import annotations
@@ -10,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import tempfile
+from collections.abc import Mapping
 from contextlib import closing
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -25,15 +32,33 @@ from config.load import Hall, load
 from daemon.app import App
 from daemon.control import Request, change_tokens, new_secret
 from daemon.database import FILE_NAME, open_reader
+from daemon.emulate import DeviceTable, table_text
 from daemon.simulation import Simulation, simulate
 from daemon.store import stored_record
+from drivers.emulators.fingerprint import FingerprintModule
+from drivers.emulators.hikvision import HikTerminal
+from drivers.emulators.led_board import Board, BoardLine
+from drivers.emulators.network_pad import HttpPad
+from drivers.emulators.queue_display import DisplayLine, DisplayUnit
+from drivers.emulators.rating_pad import Keypad, Pad, SerialBus
 from drivers.emulators.zk_push import PushTerminal, PushUser
 from drivers.emulators.zkteco import ZkTerminal, ZkUser
-from rules.model import MINUTE, Absence, Instant, Person, Reading, Slot
+from rules.model import (
+    MINUTE,
+    Absence,
+    Body,
+    FollowUpStep,
+    Instant,
+    Person,
+    QueueEvent,
+    Reading,
+    Slot,
+)
 from rules.workdays import at_minute
 
 FIRST_DAY = date(2026, 3, 2)
 ZONE = ZoneInfo("Asia/Shanghai")
+HIK_PASSWORD = "Demo12345"
 PEOPLE = (
     ("1001", "林一鸣", "civil", "01"), ("1002", "周二妮", "civil", "02"),
     ("1003", "吴三省", "tax", "03"), ("1004", "郑四喜", "tax", "04"),
@@ -99,11 +124,92 @@ SCRIPT = """
 """What happens: at a terminal somebody punches; north's cable is pulled and plugged in again; leave
 is entered afterwards.  1006 never comes; 1007 has leave in the morning."""
 
+COUNTER_SCRIPT = """
+08:30:10 login 01
+08:30:40 ticket A001
+08:31:15 ticket A002
+08:32:00 ticket B001
+08:32:30 call 01 A001
+08:39:05 finish 01
+08:39:20 rate 01 5
+08:43:30 login 02
+08:44:00 call 02 A002
+08:50:10 finish 02
+08:50:25 rate 02 4
+08:53:00 login 03
+08:54:00 call 03 B001
+09:02:00 finish 03
+09:02:15 rate 03 2
+09:04:00 follow 03 assigned
+09:10:00 ticket A003
+09:11:00 call 01 A003
+09:17:40 finish 01
+09:30:00 follow 03 contacting
+09:40:00 ticket A004
+09:41:00 call 01 A004
+09:42:00 recall 01
+09:44:00 give_up 01
+09:50:00 follow 03 fix_now
+10:05:00 ticket B002
+10:24:00 call 03 B002
+10:30:00 follow 03 fed_back
+10:31:00 finish 03
+10:31:20 rate 03 3
+11:00:00 follow 03 rechecked
+11:05:00 follow 03 closed
+14:40:00 ticket A005
+14:41:00 call 02 A005
+14:49:00 finish 02
+14:49:30 rate 02 5
+15:00:00 pause 03
+15:09:00 pause 03
+15:30:00 ticket A006
+15:32:00 call 01 A006
+15:40:00 finish 01
+15:40:15 rate 01 4
+"""
+"""At the windows: staff log in to the queue system, visitors take tickets, the keys of the windows'
+keypads and pads are pressed; a bad rating is followed up."""
+
+LIVE_SCRIPT = """
+08:40:00 login 04
+08:41:00 ticket C001
+08:42:00 call 04 C001
+08:48:00 finish 04
+08:48:20 rate 04 5
+09:00:00 finger 1004
+09:20:00 display off 02
+09:35:00 display on 02
+10:50:00 ticket C002
+10:51:00 call 04 C002
+10:57:00 finish 04
+10:57:15 rate 04 4
+12:10:00 finger 1001
+12:11:00 hik 1002
+15:45:00 hik 1011
+16:10:00 ticket C003
+16:11:00 call 04 C003
+16:18:00 finish 04
+16:18:10 rate 04 3
+"""
+"""What the devices do that are there only when the demo runs on."""
+
+AT_THE_COUNTER = frozenset(
+    ("ticket", "login", "call", "recall", "give_up", "pause", "finish", "rate", "follow", "display")
+)
+LULL, LULL_PACE = 5 * MINUTE, 5
+"""Where nothing is to happen for so long, the time goes faster by so much."""
+STAFF = {window: code for code, _, _, window in PEOPLE}
+BUS_WINDOWS = ("01", "02", "03")
+NETWORK_WINDOW = "04"
+PAD_KEYS = {5: 0, 4: 1, 3: 2, 2: 3}
+"""A pad's keys from left to right, by level: 非常满意 满意 基本满意 不满意."""
+
 
 class DemoHall:
-    """The terminals and their settings."""
+    """The terminals.  ``live``: with those that are asked every few seconds."""
 
-    def __init__(self, simulation: Simulation) -> None:
+    def __init__(self, simulation: Simulation, *, live: bool) -> None:
         self._simulation = simulation
         clock, sleep = self.wall, simulation.clock.sleep
         users = [ZkUser(n, code, name) for n, (code, name, *_) in enumerate(PEOPLE, 1)]
@@ -119,14 +225,54 @@ class DemoHall:
         }  # fmt: skip
         self.polled["door"].set_clock_offset(95)
         self.pushing: dict[str, PushTerminal] = {}
+        self.finger: FingerprintModule | None = None
+        self.hik: HikTerminal | None = None
+        if live:
+            self.finger = FingerprintModule(range(1, len(PEOPLE) + 1), sleep=sleep)
+            self.hik = HikTerminal(clock=clock, password=HIK_PASSWORD, sleep=sleep)
+        self._touches: set[asyncio.Task[None]] = set()
 
     def wall(self) -> datetime:
         return datetime.fromtimestamp(self._simulation.clock.now() / 1000, ZONE).replace(
             tzinfo=None
         )
 
-    async def start_polled(self) -> dict[str, int]:
-        return {name: await terminal.start() for name, terminal in self.polled.items()}
+    async def start_polled(self, folder: Path) -> list[DeviceTable]:
+        """Their settings."""
+        names = {"east": "东门考勤机", "north": "北门考勤机", "door": "侧门考勤机"}
+        (folder / "comm_key").write_text("1234\n")
+        tables: list[DeviceTable] = []
+        for id_, terminal in self.polled.items():
+            table: DeviceTable = {
+                "id": id_, "name": names[id_], "driver": "zkteco", "host": "127.0.0.1",
+                "port": await terminal.start(), "protocol": "udp" if id_ == "door" else "tcp",
+                "keepalive_s": 60,
+            }  # fmt: skip
+            if id_ == "door":
+                table["comm_key_file"] = "comm_key"
+            tables.append(table)
+        if self.finger is not None:
+            pages = {f"{page}": code for page, (code, *_) in enumerate(PEOPLE, 1)}
+            tables.append({
+                "id": "finger", "name": "大厅指纹模块", "driver": "fingerprint",
+                "port": await self.finger.start(), "poll_s": 2.0, "pages": pages,
+            })  # fmt: skip
+        if self.hik is not None:
+            (folder / "hik_password").write_text(f"{HIK_PASSWORD}\n")
+            tables.append({
+                "id": "hik", "name": "大厅海康人脸机", "driver": "hikvision", "host": "127.0.0.1",
+                "port": await self.hik.start(), "password_file": "hik_password",
+            })  # fmt: skip
+        return tables
+
+    def push_tables(self, port: int) -> list[DeviceTable]:
+        return [
+            {
+                "id": id_, "name": name, "driver": "zk_push", "serial": f"DEMO2025000{number}",
+                "port": port, "delay": 30,
+            }
+            for number, id_, name in ((4, "west", "西门人脸机"), (5, "south", "南门人脸机"))
+        ]  # fmt: skip
 
     async def start_pushing(self, port: int) -> None:
         users = [PushUser(code, name) for code, name, *_ in PEOPLE]
@@ -142,6 +288,13 @@ class DemoHall:
             await polled.stop()
         for pushing in self.pushing.values():
             await pushing.stop()
+        for touch in self._touches:
+            touch.cancel()
+        await asyncio.gather(*self._touches, return_exceptions=True)
+        if self.finger is not None:
+            await self.finger.stop()
+        if self.hik is not None:
+            await self.hik.stop()
 
     async def act(self, app: App, day: date, line: str) -> None:
         """One line of the script, without its time."""
@@ -152,6 +305,16 @@ class DemoHall:
         elif what == "leave":
             person, starts, ends = words
             await app.pipeline.tell((self.leave(day, person, starts, ends),))
+        elif what == "finger":
+            if self.finger is not None:
+                # The finger rests until it is looked for, and for that the time has to go on.
+                page = [code for code, *_ in PEOPLE].index(words[0]) + 1
+                touch = asyncio.create_task(self.finger.touch(page))
+                self._touches.add(touch)
+                touch.add_done_callback(self._touches.discard)
+        elif what == "hik":
+            if self.hik is not None:
+                self.hik.punch(words[0])
         else:
             terminal = self.polled.get(what) or self.pushing[what]
             if isinstance(terminal, ZkTerminal):
@@ -172,28 +335,197 @@ def _at(day: date, clock: str) -> Instant:
     return at_minute(day, hour * 60 + minute, ZONE) + (second[0] if second else 0) * 1000
 
 
-def write_settings(folder: Path, ports: dict[str, int], push_port: int) -> Path:
+class DemoCounter:
+    """The windows' devices, and the queue system that tells of its tickets.  ``live``: with those
+    that are asked every few seconds."""
+
+    def __init__(self, simulation: Simulation, *, live: bool) -> None:
+        self._clock = simulation.clock
+        self._bus = SerialBus()
+        self._keypads: dict[str, Keypad] = {}
+        self._pads: dict[str, Pad] = {}
+        for address, window in enumerate(BUS_WINDOWS, 1):
+            self._keypads[window] = Keypad(self._bus, address)
+            self._pads[window] = Pad(self._bus, address)
+        self._displays = {
+            window: DisplayUnit(address) for address, window in enumerate(BUS_WINDOWS, 1)
+        }
+        self._line = DisplayLine(list(self._displays.values()), "tcp") if live else None
+        self.boards: dict[str, Board] = {}
+        self._board_lines: list[BoardLine] = []
+        self._network_pad: HttpPad | None = None
+        self._beating: asyncio.Task[None] | None = None
+        self._waiting: list[str] = []
+        self._calls = 0
+
+    async def start(self) -> list[DeviceTable]:
+        """Their settings.  None of them is an attendance terminal."""
+        path = await self._bus.start()
+        tables: list[DeviceTable] = [
+            {
+                "id": f"pad-{window}", "name": f"{window}号窗口叫号评价器", "driver": "rating_pad",
+                "window": window, "port": path, "profile": "caller-ff68", "address": address,
+                "role": "both", "scale_id": "four",
+                "scale": {f"{key:02X}": level for level, key in PAD_KEYS.items()},
+            }
+            for address, window in enumerate(BUS_WINDOWS, 1)
+        ]  # fmt: skip
+        if self._line is not None:
+            tables += await self._start_live(self._line)
+        return [table | {"attendance": False} for table in tables]
+
+    async def _start_live(self, line: DisplayLine) -> list[DeviceTable]:
+        for display in self._displays.values():
+            display.show("")
+        port = await line.start_tcp()
+        tables: list[DeviceTable] = [
+            {
+                "id": f"display-{window}", "name": f"{window}号窗口显示屏",
+                "driver": "queue_display", "window": window, "host": "127.0.0.1", "tcp_port": port,
+                "unit": unit.number, "profile": "dm36", "every_ms": 3000,
+                "timeout_ms": 20, "quiet_ms": 20,
+            }
+            for window, unit in self._displays.items()
+        ]  # fmt: skip
+        strips = {
+            f"strip-{window}": Board("strip-aa", address)
+            for address, window in enumerate(BUS_WINDOWS, 1)
+        }
+        strip_line = BoardLine(list(strips.values()))
+        screen = Board("bx5", 1)
+        screen_line = BoardLine([screen])
+        self._board_lines = [strip_line, screen_line]
+        path = await strip_line.start_pty()
+        self.boards = {f"{id_[-2:]}号窗口条屏": board for id_, board in strips.items()}
+        self.boards["大厅综合屏"] = screen
+        tables += [
+            {
+                "id": id_, "name": f"{id_[-2:]}号窗口条屏", "driver": "led_board",
+                "window": id_[-2:], "profile": "strip-aa", "port": path, "address": board.address,
+            }
+            for id_, board in strips.items()
+        ]  # fmt: skip
+        tables.append({
+            "id": "screen", "name": "大厅综合屏", "driver": "led_board", "profile": "bx5",
+            "kind": "hall", "transport": "tcp", "host": "127.0.0.1",
+            "ip_port": await screen_line.start_tcp(), "width": 256, "height": 64,
+        })  # fmt: skip
+        server = ("127.0.0.1", _free_port())
+        pad = self._network_pad = HttpPad("netpad-04", server, self._aware)
+        self._beating = asyncio.create_task(self._beat(pad))
+        tables.append({
+            "id": pad.pad, "name": f"{NETWORK_WINDOW}号窗口网络评价器", "driver": "network_pad",
+            "window": NETWORK_WINDOW, "port": server[1],
+        })  # fmt: skip
+        return tables
+
+    async def stop(self) -> None:
+        if self._beating is not None:
+            self._beating.cancel()
+            await asyncio.gather(self._beating, return_exceptions=True)
+        for line in self._board_lines:
+            await line.stop()
+        if self._line is not None:
+            await self._line.stop()
+        await self._bus.stop()
+
+    def _aware(self) -> datetime:
+        return datetime.fromtimestamp(self._clock.now() / 1000, ZONE)
+
+    async def _beat(self, pad: HttpPad) -> None:
+        while True:
+            await self._clock.sleep(10)
+            await pad.heartbeat()
+
+    async def act(self, app: App, line: str) -> None:
+        """One line of the script, without its time."""
+        what, *words = line.split()
+        match what:
+            case "ticket":
+                (ticket,) = words
+                self._waiting.append(ticket)
+                await self._tell(app, "ticket_taken", ticket=ticket, queue=ticket[0])
+            case "login":
+                await self._tell(app, "window_login", words[0])
+            case "call":
+                window, ticket = words
+                self._waiting.remove(ticket)
+                await self._tell(app, "called", window, ticket=ticket, queue=ticket[0])
+                await self._press(window, "call")
+                if window in self._displays:
+                    self._displays[window].show(ticket)
+            case "recall" | "give_up" | "pause":
+                await self._press(words[0], what)
+            case "finish":
+                if not await self._press(words[0], "finish"):
+                    await self._tell(app, "finished", words[0])
+            case "rate":
+                await self._rate(words[0], int(words[1]))
+            case "follow":
+                await self._follow(app, *words)
+            case "display":
+                unit = self._displays[words[1]]
+                unit.heals() if words[0] == "on" else unit.fails("silent")
+        # hallwatch lets the bus be quiet for a moment before it begins to send.
+        await asyncio.sleep(0.05)
+
+    async def _tell(self, app: App, event: str, window: str = "", **more: Any) -> None:
+        """What the queue system posts to ``/v1/events``."""
+        now = self._clock.now()
+        body = QueueEvent(
+            f"demo-{now}-{event}-{window}", event, window, person=STAFF.get(window, ""),
+            waiting=len(self._waiting), **more,
+        )  # fmt: skip
+        await self._record(app, body)
+
+    async def _record(self, app: App, body: Body) -> None:
+        await app.pipeline.tell((Reading("api", self._clock.now(), body),))
+
+    async def _press(self, window: str, key: str) -> bool:
+        """False where the window has no keypad."""
+        if window not in self._keypads:
+            return False
+        await self._keypads[window].press(key)
+        return True
+
+    async def _rate(self, window: str, level: int) -> None:
+        if window in self._pads:
+            await self._pads[window].press(PAD_KEYS[level])
+        elif self._network_pad is not None:
+            await self._network_pad.press(level)
+
+    async def _follow(self, app: App, window: str, step: str) -> None:
+        """A step of the follow-up of the window's last bad rating, as the main system tells it."""
+        await asyncio.wrap_future(app.pipeline.settle_now())
+        with closing(open_reader(app.path)) as connection:
+            found = connection.execute(
+                "SELECT rating_id FROM rating WHERE window = ? AND level <= 2"
+                " ORDER BY at DESC LIMIT 1",
+                (window,),
+            ).fetchone()
+        if found:
+            by = "演示大厅经理"
+            await self._record(app, FollowUpStep(found[0], step, by=by, handler=STAFF[window]))
+
+
+def write_settings(folder: Path, devices: list[DeviceTable]) -> Path:
     """The demo's settings: an ordinary file that every command understands."""
     lines = ['[hall]\nid = "demo"\nname = "演示政务服务中心"\nstart_date = 2026-03-02\n']
     lines += [f'[[units]]\nid = "{id_}"\nname = "{name}"\n' for id_, name in UNITS.items()]
     for code, name, unit, window in PEOPLE:
-        lines.append(f'[[windows]]\nid = "{window}"\nname = "{window}号窗口"\nunit = "{unit}"\n')
+        area = "一层" if window < "05" else "二层"
+        lines.append(
+            f'[[windows]]\nid = "{window}"\nname = "{window}号窗口"\nunit = "{unit}"\n'
+            f'area = "{area}"\n'
+        )
         lines.append(
             f'[[people]]\ncode = "{code}"\nname = "{name}"\nunit = "{unit}"\nwindow = "{window}"\n'
         )
-    (folder / "comm_key").write_text("1234\n")
-    names = {"east": "东门考勤机", "north": "北门考勤机", "door": "侧门考勤机"}
-    for id_, port in ports.items():
-        key = 'comm_key_file = "comm_key"\n' if id_ == "door" else ""
+    lines += [table_text(table) for table in devices]
+    if any(table["id"] == "screen" for table in devices):
         lines.append(
-            f'[[devices]]\nid = "{id_}"\nname = "{names[id_]}"\ndriver = "zkteco"\n'
-            f'host = "127.0.0.1"\nport = {port}\nprotocol = "{"udp" if key else "tcp"}"\n'
-            f"keepalive_s = 60\n{key}"
-        )
-    for number, id_, name in ((4, "west", "西门人脸机"), (5, "south", "南门人脸机")):
-        lines.append(
-            f'[[devices]]\nid = "{id_}"\nname = "{name}"\ndriver = "zk_push"\n'
-            f'serial = "DEMO2025000{number}"\nport = {push_port}\ndelay = 30\n'
+            '[[boards]]\nid = "hall-screen"\ndevice = "screen"\nlines = 4\n'
+            'windows = ["01", "02", "03", "04"]\n'
         )
     lines.append(
         '[broker]\nembedded = true\nport = 0\n[api]\nport = 0\n[storage]\nstate_dir = "."\n'
@@ -211,7 +543,17 @@ def play(out: Console, *, once: bool, speed: float, state: Path | None) -> int:
         day = _next_day(folder)
 
         async def played(simulation: Simulation) -> int:
-            return await _play(simulation, out, folder, day, once=once, speed=speed)
+            ending = asyncio.Event()
+            playing = asyncio.create_task(
+                _play(simulation, out, folder, day, ending, once=once, speed=speed)
+            )
+            try:
+                return await asyncio.shield(playing)
+            except asyncio.CancelledError:
+                # Not in the midst of a step, where the pipeline owes an answer; a second Ctrl-C is.
+                ending.set()
+                await playing
+                raise
 
         try:
             return simulate(_at(day, "07:20"), played)
@@ -230,11 +572,20 @@ def _next_day(folder: Path) -> date:
 
 
 async def _play(
-    simulation: Simulation, out: Console, folder: Path, day: date, *, once: bool, speed: float
+    simulation: Simulation,
+    out: Console,
+    folder: Path,
+    day: date,
+    ending: asyncio.Event,
+    *,
+    once: bool,
+    speed: float,
 ) -> int:
-    demo = DemoHall(simulation)
+    demo = DemoHall(simulation, live=not once)
+    counter = DemoCounter(simulation, live=not once)
     push_port = _free_port()
-    hall = load(write_settings(folder, await demo.start_polled(), push_port))
+    devices = await demo.start_polled(folder) + demo.push_tables(push_port)
+    hall = load(write_settings(folder, devices + await counter.start()))
     app = App(hall, simulation.clock)
     simulation.pipeline = app.pipeline
     token_id, secret, digest = new_secret()
@@ -252,30 +603,41 @@ async def _play(
             f"消息 broker   {app.broker_address}   主题 topic  hall/{hall.id}/#", markup=False
         )
         out.print(f"配置 settings {folder / 'demo.toml'}\n", markup=False)
-        teller = Teller(out, app, quiet=once)
+        teller = Teller(out, app, counter.boards, quiet=once)
         await demo.start_pushing(push_port)
-        while True:
+        while not ending.is_set():
             while not hall.calendar.kind(day).works:
                 day += timedelta(days=1)
-            await _play_day(simulation, demo, app, day, teller, 0 if once else speed)
-            if once:
+            speed = 0 if once else speed
+            await _play_day(simulation, demo, counter, app, day, teller, ending, speed)
+            if once and not ending.is_set():
                 show_day(out, app.path, hall, day)
-                return 0
+                break
             day += timedelta(days=1)
+        return 0
     finally:
         await demo.stop()
         await app.stop()
+        await counter.stop()
 
 
 async def _play_day(
-    simulation: Simulation, demo: DemoHall, app: App, day: date, teller: Teller, speed: float
+    simulation: Simulation,
+    demo: DemoHall,
+    counter: DemoCounter,
+    app: App,
+    day: date,
+    teller: Teller,
+    ending: asyncio.Event,
+    speed: float,
 ) -> None:
-    """The script on one date; ``speed`` 0 is as fast as it can."""
+    """The scripts on one date, until ``ending``; ``speed`` 0 is as fast as it can."""
 
     async def until(at: Instant) -> None:
         clock = simulation.clock
-        while clock.now() < at:
-            step = at if speed == 0 else min(at, clock.now() + max(1, round(100 * speed)))
+        while clock.now() < at and not ending.is_set():
+            pace = speed * (LULL_PACE if at - clock.now() > LULL else 1)
+            step = at if speed == 0 else min(at, clock.now() + max(1, round(100 * pace)))
             await simulation.play(step)
             teller.tell()
             if speed:
@@ -284,11 +646,17 @@ async def _play_day(
     await simulation.play(_at(day, "07:20"))
     await app.pipeline.tell((demo.leave(day, "1007", "08:30", "12:00"),))
     teller.headline(day)
-    for line in sorted(SCRIPT.split("\n")):
+    script = SCRIPT + COUNTER_SCRIPT + (LIVE_SCRIPT if speed else "")
+    for line in sorted(script.split("\n")):
         if line:
             clock, _, action = line.partition(" ")
             await until(_at(day, clock))
-            await demo.act(app, day, action)
+            if ending.is_set():
+                return
+            if action.split()[0] in AT_THE_COUNTER:
+                await counter.act(app, action)
+            else:
+                await demo.act(app, day, action)
     await until(_at(day, "19:30"))
 
 
@@ -303,10 +671,15 @@ def _free_port() -> int:
 class Teller:
     """Prints a line for each thing that happens, Chinese with English beside."""
 
-    def __init__(self, out: Console, app: App, *, quiet: bool) -> None:
+    def __init__(self, out: Console, app: App, boards: Mapping[str, Board], *, quiet: bool) -> None:
+        """``boards``: LED boards by name; what they show is told, too."""
         self._out = out
         self._quiet = quiet
         self._hall = app.hall
+        self._boards = boards
+        self._shown = dict.fromkeys(boards, "")
+        self._follow_ups: dict[str, str] = {}
+        self._now = app.clock.now
         self._reader = open_reader(app.path)
         self._readings = self._last("reading")
         self._changes = self._last("change")
@@ -323,31 +696,87 @@ class Teller:
         if self._quiet:
             return
         lines: list[tuple[Instant, str]] = []
-        devices = {device.id: device.name for device in self._hall.devices}
-        for seq, device, person, event_at, received_at in self._reader.execute(
-            "SELECT seq, device, person, event_at, received_at FROM reading"
-            " WHERE seq > ? AND kind = 'punch' ORDER BY seq",
+        for seq, device, kind, body, event_at, received_at in self._reader.execute(
+            "SELECT seq, device, kind, body, event_at, received_at FROM reading"
+            " WHERE seq > ? AND kind IN ('punch', 'link', 'queue', 'prompt', 'shown') ORDER BY seq",
             (self._readings,),
         ):
             self._readings = seq
-            known = self._hall.people.get(person)
-            late = "" if received_at - event_at < 2 * MINUTE else "（补传 late）"
-            name = known.name if known else "未登记 unknown"
-            at = f"{_clock(event_at)}{late}"
-            lines.append((received_at, f"打卡 punch      {person} {name}  {devices[device]}  {at}"))
+            line = self._reading_line(
+                device, kind, msgspec.json.decode(body), event_at, received_at
+            )
+            if line:
+                lines.append((received_at, line))
         for seq, kind, op, at, reason, row in self._reader.execute(
             "SELECT seq, kind, op, at, reason, row FROM change WHERE seq > ? ORDER BY seq",
             (self._changes,),
         ):
             self._changes = seq
-            line = _change_line(kind, op, reason, msgspec.json.decode(row))
+            told = msgspec.json.decode(row)
+            line = _change_line(kind, op, reason, told)
+            if kind == "rating":
+                line = self._rating_line(op, told)
             if line:
                 lines.append((at, line))
+        for name, board in self._boards.items():
+            if board.text != self._shown[name]:
+                self._shown[name] = board.text
+                shown = board.text.replace("\n", " | ")
+                lines.append((self._now(), f"条屏 board      {name}  {shown}"))
         for moment, line in sorted(lines, key=lambda told: told[0]):
             self._out.print(f"{_clock(moment)}  {line}", markup=False, soft_wrap=True)
 
+    def _reading_line(
+        self, device: str, kind: str, body: dict[str, Any], event_at: Instant, received_at: Instant
+    ) -> str:
+        """Of queue events the tickets taken; what happens at a window is told by its state."""
+        name = next((one.name for one in self._hall.devices if one.id == device), device)
+        if kind == "punch":
+            known = self._hall.people.get(body["person"])
+            late = "" if received_at - event_at < 2 * MINUTE else "（补传 late）"
+            who = known.name if known else "未登记 unknown"
+            return f"打卡 punch      {body['person']} {who}  {name}  {_clock(event_at)}{late}"
+        if kind == "link" and body["up"]:
+            return f"设备 device     {name}  已连接 found"
+        if kind == "link":
+            return f"设备 device     {name}  已断开 lost: {body.get('reason', '')}"
+        if kind == "queue" and body["event"] == "ticket_taken":
+            waiting = f"  等候 waiting {body['waiting']}" if "waiting" in body else ""
+            return f"取号 ticket     {body['ticket']}{waiting}"
+        if kind == "prompt":
+            return f"邀评 invited    {name}"
+        if kind == "shown" and not body.get("baseline"):
+            return f"显示 shown      {name}  {body['text']}（{body['state']}）"
+        return ""
+
+    def _rating_line(self, op: str, row: dict[str, Any]) -> str:
+        where = f"{row['window']}号窗口 {row['ticket']}".rstrip()
+        if op == "opened":
+            self._follow_ups[row["rating_id"]] = "opened"
+            zh, en = _LEVELS[row["level"]]
+            return f"评价 rating     {where}  {zh} / {en}"
+        follow_up = row["follow_up"]
+        if follow_up and follow_up["state"] != self._follow_ups.get(row["rating_id"]):
+            self._follow_ups[row["rating_id"]] = state = follow_up["state"]
+            return f"整改 follow-up  {where}  {_FOLLOW_UP_ZH.get(state, state)} / {state}"
+        return ""
+
 
 _OPS = {"opened": "新 new", "amended": "改 amended", "withdrawn": "撤销 withdrawn"}
+_LEVELS = {
+    5: ("非常满意", "very satisfied"), 4: ("满意", "satisfied"),
+    3: ("基本满意", "basically satisfied"), 2: ("不满意", "dissatisfied"),
+    1: ("非常不满意", "very dissatisfied"), None: ("未评级", "no level"),
+}  # fmt: skip
+_FOLLOW_UP_ZH = {
+    "opened": "待派单", "assigned": "已派单", "contacting": "回访中", "classified": "已核实",
+    "fed_back": "已反馈", "rechecked": "已复核", "closed": "已办结", "reopened": "重新打开",
+}  # fmt: skip
+_AT_WINDOWS = {
+    "called": "叫号 called    ", "recalled": "重呼 recalled  ", "finished": "办结 finished  ",
+    "abandoned": "弃号 abandoned ", "window_paused": "暂停 paused    ",
+    "window_resumed": "恢复 resumed   ",
+}  # fmt: skip
 
 
 def _change_line(kind: str, op: str, reason: str, row: dict[str, Any]) -> str:
@@ -356,6 +785,10 @@ def _change_line(kind: str, op: str, reason: str, row: dict[str, Any]) -> str:
         return f"违规 violation  {_OPS[op]}{why}: {row['title']} / {row['detail']}"
     if kind == "alert":
         return f"告警 alert      {row['state']}: {row['title']} / {row['detail']}"
+    # The rating that ends a service's last act tells of the service once more.
+    again = row.get("event") == "finished" and not row["ticket"]
+    if kind == "window" and row["event"] in _AT_WINDOWS and not again:
+        return f"{_AT_WINDOWS[row['event']]} {row['name']} {row['ticket']}".rstrip()
     return ""
 
 
@@ -364,9 +797,11 @@ def _clock(at: Instant) -> str:
 
 
 def show_day(out: Console, path: Path, hall: Hall, day: date) -> None:
-    """The day's attendance table, violations, alerts and devices."""
+    """The day's tables: attendance, counter, bad ratings, violations, alerts."""
     with closing(open_reader(path)) as connection:
         _show_attendance(out, connection, hall, day)
+        _show_counter(out, connection, hall, day)
+        _show_bad_ratings(out, connection, hall, day)
         _show_violations(out, connection, hall, day)
         _show_alerts(out, connection, day)
 
@@ -415,6 +850,57 @@ _MARKS = {
 def _slot_cell(slot: Slot) -> str:
     at = "--:--" if slot.event_time is None else _clock(slot.event_time)[:5]
     return f"{at} {_MARKS.get(slot.verdict, '?')}".rstrip()
+
+
+def _show_counter(out: Console, connection: sqlite3.Connection, hall: Hall, day: date) -> None:
+    table = _table(
+        "\n窗口 counter",
+        "窗口\nwindow", "叫号\ncalled", "办结\nfinished", "弃号\nabandoned", "测评\nrated",
+        "满意\nsatisfied", "平均等候\nmean wait", "平均办理\nmean service",
+    )  # fmt: skip
+    for window, body in connection.execute(
+        "SELECT window, body FROM window_day WHERE work_date = ? ORDER BY window",
+        (day.isoformat(),),
+    ):
+        figures = msgspec.json.decode(body)["figures"]
+        if not figures["called"]:
+            continue
+        satisfied = " ".join(_share(scale["satisfied"]) for scale in figures["scales"])
+        table.add_row(
+            hall.windows[window].name,
+            *(str(figures[name]) for name in ("called", "finished", "abandoned")),
+            _share(figures["rated"]), satisfied,
+            *(_mean(figures[name]) for name in ("waits", "services")),
+        )  # fmt: skip
+    out.print(table)
+
+
+def _share(ratio: dict[str, int]) -> str:
+    return f"{ratio['n']}/{ratio['of']}"
+
+
+def _mean(durations: dict[str, Any]) -> str:
+    return "" if durations["mean"] is None else f"{durations['mean']:.1f} min"
+
+
+def _show_bad_ratings(out: Console, connection: sqlite3.Connection, hall: Hall, day: date) -> None:
+    table = _table(
+        "\n差评 bad ratings",
+        "时间\nat", "窗口\nwindow", "票号\nticket", "评价\nrating", "经办\nserved by",
+        "整改\nfollow-up",
+    )  # fmt: skip
+    for at, window, body in connection.execute(
+        "SELECT at, window, body FROM rating WHERE work_date = ? AND level <= 2 ORDER BY at",
+        (day.isoformat(),),
+    ):
+        rating = msgspec.json.decode(body)
+        state = rating["follow_up"]["state"]
+        table.add_row(
+            _clock(at)[:5], hall.windows[window].name, rating["ticket"],
+            " ".join(_LEVELS[rating["level"]]), _name(hall.people, rating["person"]),
+            f"{_FOLLOW_UP_ZH.get(state, state)} {state}",
+        )  # fmt: skip
+    out.print(table)
 
 
 def _show_violations(out: Console, connection: sqlite3.Connection, hall: Hall, day: date) -> None:

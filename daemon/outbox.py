@@ -31,8 +31,9 @@ LONGEST_WAIT = 60.0
 class Change(Struct, frozen=True, gc=False):
     """One derived change.  ``seq`` counts up for ever and orders everything.
 
-    ``kind``: ``attendance violation alert device adjustment``; ``op``: ``opened amended
-    withdrawn``; ``key`` names the row (its id, a device's id, or ``person/work_date``).
+    ``kind``: ``attendance violation alert device adjustment window rating area``; ``op``: ``opened
+    amended withdrawn``; ``key`` names the row: its id, a device's id, ``person/work_date``,
+    ``window/work_date`` or ``area/work_date``.
     ``row`` is the whole new row as the API shows it, a JSON object.
     """
 

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
@@ -362,16 +362,13 @@ class Pipeline:
                 if items:
                     self._commit_told(items)
                 self._judge(waited=not items)
-                for done in self._told_soon:
-                    done.set_result(None)
-                self._told_soon.clear()
+                _all_done(self._told_soon)
             except Exception:
                 log.exception("pipeline_error")
                 self._undo()
                 threading.Event().wait(0.2)
             self._checkpoint()
-        for done in self._settling:
-            done.set_result(None)
+        _all_done(self._settling)
         self._save_cursors()
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._connection.close()
@@ -450,7 +447,10 @@ class Pipeline:
             self._wake_loops()
             return
         for done, answer in answers:
-            done(answer)
+            try:
+                done(answer)
+            except InvalidStateError:
+                pass  # Whoever called no longer waits; what was asked is done.
         self._wake_loops()
         self._tell(head)
 
@@ -536,9 +536,7 @@ class Pipeline:
         if idle and waited and self._cursors:
             self._save_cursors()
         if idle:
-            for done in self._settling:
-                done.set_result(None)
-            self._settling.clear()
+            _all_done(self._settling)
             return
         self._connection.execute("BEGIN IMMEDIATE")
         if rolled < today:
@@ -899,6 +897,14 @@ class Pipeline:
         if rows > CHECKPOINT_LIMIT or (rows > CHECKPOINT_ROWS and self._queue.empty()):
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
             self._checkpointed = self._connection.total_changes
+
+
+def _all_done(waiting: list[Future[None]]) -> None:
+    """Who no longer waits (a cancelled task) is no reason to stop."""
+    for done in waiting:
+        if done.set_running_or_notify_cancel():
+            done.set_result(None)
+    waiting.clear()
 
 
 def _resolve(answers: Sequence[tuple[asyncio.Future[int], int | BaseException]]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import structlog
+from msgspec import structs
 
 from config.load import DeviceSpec
 from daemon.clock import Clock
@@ -113,7 +114,11 @@ class DriverContext:
 
     def again(self) -> None:
         """The driver begins anew: its boards may have forgotten what they showed."""
-        self._shows.update(self._last_shows)
+        quiet = {
+            device: structs.replace(show, announce=False)
+            for device, show in self._last_shows.items()
+        }
+        self._shows.update(quiet)
         if self._shows:
             self._wished.set()
 

@@ -146,6 +146,8 @@ class Driver(Protocol):
     """One link and the devices behind it."""
 
     options: ClassVar[type]
+    attendance: ClassVar[bool]
+    """Whether its devices tell punches: their outages excuse who could not punch."""
 
     def __init__(self, devices: Sequence[Device]) -> None: ...
 

@@ -1221,6 +1221,7 @@ class Fingerprint:
     """One module.  hallwatch is its log."""
 
     options: ClassVar[type] = FingerprintOptions
+    attendance: ClassVar[bool] = True
 
     def __init__(self, devices: Sequence[Device]) -> None:
         if len(devices) != 1:

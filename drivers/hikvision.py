@@ -2136,6 +2136,7 @@ class Hikvision:
     """One terminal, or the terminals that post to one port."""
 
     options: ClassVar[type] = HikvisionOptions
+    attendance: ClassVar[bool] = True
 
     def __init__(self, devices: Sequence[Device]) -> None:
         self._terminals = [Terminal(device) for device in devices]

@@ -504,6 +504,7 @@ class HttpTerminal:
     """One listening port and the terminals that post to it."""
 
     options: ClassVar[type] = HttpTerminalOptions
+    attendance: ClassVar[bool] = True
 
     def __init__(self, devices: Sequence[Device]) -> None:
         self._terminals = [Terminal(device) for device in devices]

@@ -1049,6 +1049,7 @@ class LedBoards:
     """The boards of one line."""
 
     options: ClassVar[type] = LedBoardOptions
+    attendance: ClassVar[bool] = False
 
     def __init__(self, devices: Sequence[Device]) -> None:
         self._boards = [_Board(device.id, device.options) for device in devices]

@@ -466,6 +466,7 @@ class MqttCounter:
     """One broker and what is published there for us."""
 
     options = MqttCounterOptions
+    attendance = False
 
     def __init__(self, devices: Sequence[Device]) -> None:
         if len(devices) != 1:

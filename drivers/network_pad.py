@@ -1235,6 +1235,7 @@ class NetworkPads:
     """One listening address and the pads that call it."""
 
     options = NetworkPadOptions
+    attendance = False
 
     def __init__(self, devices: Sequence[Device]) -> None:
         self.address: tuple[str, int] | None = None

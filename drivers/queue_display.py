@@ -628,6 +628,7 @@ class QueueDisplay:
     """One line and the displays on it."""
 
     options = QueueDisplayOptions
+    attendance = False
 
     def __init__(self, devices: Sequence[Device]) -> None:
         self._devices = tuple(devices)

@@ -805,6 +805,7 @@ class RatingPad:
     """All devices on one serial port."""
 
     options = RatingPadOptions
+    attendance = False
 
     def __init__(self, devices: Sequence[Device]) -> None:
         self._devices = devices

@@ -1736,6 +1736,7 @@ class ZkPush:
     """One listening address and the terminals that push to it."""
 
     options = ZkPushOptions
+    attendance = True
 
     def __init__(self, devices: Sequence[Device]) -> None:
         self.address: tuple[str, int] | None = None

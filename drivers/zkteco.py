@@ -1531,6 +1531,7 @@ class ZkTeco:
     """One terminal.  Its log is the truth; live events only tell the same earlier."""
 
     options: ClassVar[type] = ZkTecoOptions
+    attendance: ClassVar[bool] = True
 
     def __init__(self, devices: Sequence[Device]) -> None:
         if len(devices) != 1:

@@ -1,9 +1,10 @@
 """Changes to an MQTT broker: retained states for who has just been switched on, events for who
 listens.
 
-Everything is JSON under ``hall/{hall}/``; docs/mqtt.md has the topics, payloads and access rules.
-States are retained, describe themselves and are sent again after every connect, because a broker
-may have lost them; events are never retained and keep their id when they are repeated.
+JSON is under ``hall/{hall}/`` alone, finished texts for simple boards are under ``hallt/{hall}/``;
+docs/mqtt.md has the topics, payloads and access rules.  States are retained, describe themselves
+and are sent again after every connect, because a broker may have lost them; events are never
+retained and keep their id when they are repeated.
 
 MQTT 5 is tried first, then 3.1.1.  paho-mqtt speaks the protocol but queues nothing for us: we
 publish only while connected, and a change counts as delivered when the broker has acknowledged all
@@ -35,10 +36,23 @@ from msgspec import Raw, Struct
 from msgspec import json as msgspec_json
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from daemon.boards import (
+    CALLS,
+    LIVE,
+    AtWindow,
+    Content,
+    Counter,
+    Places,
+    board_line,
+    compact,
+    plain_ticket,
+    printable,
+)
 from daemon.outbox import Change, Delivered, SinkDown
 from rules.model import DAY, Instant
 
@@ -85,6 +99,12 @@ NO_PERSON = (
 )
 """The fields of a device's row that go on ``dev/{device}/state``.  Boards and technicians' tools
 may read that topic, so what is not known to be free of people is left out."""
+
+EVENT_EXPIRY = 30
+"""Seconds after which an MQTT 5 broker drops what happened at a window: nobody wants to hear of an
+old call."""
+
+NO_PLACES = Places()
 
 QUOTA_EXCEEDED = 0x97
 UNSUPPORTED_VERSION = 0x84
@@ -152,12 +172,28 @@ class MqttHealth(Struct, frozen=True):
     cleared: int
     other_boot: str
     """Boot id of another hallwatch that publishes for this hall, if one was seen."""
+    replaced: int = 0
+    cut: int = 0
+    """Characters of boards' texts that became ``?``, and that did not fit."""
 
 
 class _Message(NamedTuple):
     topic: str
     payload: bytes
     retain: bool
+    qos: int = 1
+    expires: bool = False
+
+
+class _RatingRow(Struct, frozen=True):
+    """All that is read of a rating."""
+
+    rating_id: str
+    window: str
+    level: int | None
+    channel: str
+    scale_id: str
+    pressed_at: str
 
 
 class _Command(Struct, frozen=True):
@@ -179,6 +215,19 @@ class _VersionRefused(Exception):
     """The broker does not speak this version of the protocol, as far as one can tell."""
 
 
+class _Pace:
+    """How early the next state of a snapshot would be."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._sent = 0
+
+    def early(self) -> float:
+        early = self._started + self._sent / STATES_PER_SECOND - time.monotonic()
+        self._sent += 1
+        return early
+
+
 class _Batch:
     """Messages on their way: how many of each change are not acknowledged yet, and what the broker
     refused.  Positions are those of the changes in the batch."""
@@ -195,8 +244,9 @@ class MqttSink:
     ``source`` tells this installation's database from every other one: event ids are
     ``{source}-{seq}``.  ``snapshot()`` gives the present rows of all devices, and of all alerts
     that are open or were closed in the last 24 hours; a state that it does not name is removed
-    from the broker.  ``now`` is the daemon's clock, ``ready`` is called after each connect, when
-    changes can be delivered again.  Both are called from the sink's own thread.
+    from the broker; of windows and service areas the newest rows.  ``places`` are the windows,
+    areas and boards of the settings.  ``now`` is the daemon's clock, ``ready`` is called after each
+    connect, when changes can be delivered again.  Both are called from the sink's own thread.
     """
 
     def __init__(
@@ -209,11 +259,13 @@ class MqttSink:
         snapshot: Callable[[], Iterable[Change]],
         now: Callable[[], Instant],
         ready: Callable[[], None],
+        places: Places = NO_PLACES,
     ) -> None:
         self.name = settings.name
         self.boot = secrets.token_hex(4)
         self._settings = settings
         self._root = f"hall/{settings.hall}"
+        self._plain = f"hallt/{settings.hall}"
         self._bridge = f"{self._root}/bridge/state"
         self._client_id = settings.client_id or f"hallwatch-{settings.hall}"
         self._zone = zone
@@ -222,6 +274,16 @@ class MqttSink:
         self._snapshot = snapshot
         self._now = now
         self._ready = ready
+        self._counter = Counter(places)
+        self._replaced = 0
+        self._cut = 0
+        self._boards_due = float("inf")
+        """By ``time.monotonic``: when a board may change that could not sooner."""
+        self._unsent: dict[str, _Message] = {}
+        """Boards' topics, each with its newest text, for which the window had no room yet."""
+        expiry = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        expiry.MessageExpiryInterval = EVENT_EXPIRY
+        self._expiry = expiry
 
         # One lock around every call into paho and everything below: paho's own locks do not keep
         # two writers from cutting each other's packets in half.
@@ -293,6 +355,8 @@ class MqttSink:
                 commands_refused=self._commands_refused,
                 cleared=self._topics_cleared,
                 other_boot=self._other_boot,
+                replaced=self._replaced,
+                cut=self._cut,
             )
 
     def deliver(self, changes: Sequence[Change]) -> Delivered:
@@ -306,10 +370,10 @@ class MqttSink:
             client = self._client
             if client is None or self._link != "ready":
                 raise SinkDown(self._error or "not connected to the broker yet")
-            newest = {(change.kind, change.key): change.seq for change in changes}
+            newest = {_subject(change): change.seq for change in sorted(changes, key=_age)}
             for change in changes:
                 batch.unsettled[offered] += 1  # until all its messages are on their way
-                current = newest[change.kind, change.key] == change.seq
+                current = newest[_subject(change)] == change.seq
                 for message in self._messages(change, batch, offered, current):
                     if len(self._pending) >= self._window:
                         self._drain(client, self._window // 2)
@@ -319,6 +383,7 @@ class MqttSink:
                     break
                 batch.unsettled[offered] -= 1
                 offered += 1
+            self._show_boards(client)
             self._drain(client, 0)
             error = batch.try_later or self._error
         settled = 0
@@ -344,13 +409,133 @@ class MqttSink:
         the same state, which then is not shown."""
         try:
             if change.kind in ("device", "alert") and current:
-                for message in self._states(change):
-                    if self._is_news(message, change.seq):
-                        yield message
-            if change.kind != "device":
+                yield from self._news(self._states(change), change.seq)
+            if change.kind == "window":
+                yield from self._at_window(change, current)
+            elif change.kind == "area":
+                area = self._counter.take_area(change.seq, change.row)
+                if area is not None and current:
+                    seq, messages = self._shown_of("area", area.area)
+                    yield from self._news(messages, seq)
+            elif change.kind == "rating":
+                if change.op == "opened":
+                    yield self._rating(change)
+            elif change.kind != "device":
                 yield self._event(change)
         except (KeyError, ValueError) as error:
             batch.refused[position] = f"cannot be published: {error}"
+
+    def _news(self, messages: Iterable[_Message], seq: int) -> Iterator[_Message]:
+        for message in messages:
+            if self._is_news(message, seq):
+                yield message
+
+    def _at_window(self, change: Change, current: bool) -> Iterator[_Message]:
+        """The states and, if it is news, the event of a window.  Events of old calls are left out:
+        nobody wants to hear them announced."""
+        window = self._counter.take_window(change.seq, change.row)
+        if window is None:
+            return
+        if current:
+            seq, messages = self._shown_of("window", window.window)
+            yield from self._news(messages, seq)
+            if ("area", window.area) in self._counter.names():
+                seq, messages = self._shown_of("area", window.area)
+                yield from self._news(messages, seq)
+        if not window.event or not window.event_at:
+            return
+        at = int(datetime.fromisoformat(window.event_at).timestamp() * 1000)
+        if self._now() - at >= LIVE:
+            return
+        event: dict[str, Any] = {
+            "v": 1,
+            "id": f"{self._source}-{change.seq}",
+            "ts": window.event_at,
+            "seq": change.seq,
+            "type": window.event,
+            "window": window.window,
+        }
+        if window.ticket:
+            event["ticket"] = printable(window.ticket)
+        if window.call_seq is not None:
+            event["call_seq"] = window.call_seq
+        payload = msgspec_json.encode(event)
+        yield _Message(f"{self._root}/win/{window.window}/event", payload, False, expires=True)
+        if window.event in CALLS:
+            yield _Message(f"{self._plain}/flash/{window.window}", b"1", False, qos=0)
+
+    def _rating(self, change: Change) -> _Message:
+        """Only what is named here: no person, no text, no ticket."""
+        row = msgspec_json.decode(change.row, type=_RatingRow)
+        event = {
+            "v": 1,
+            "id": row.rating_id,
+            "ts": row.pressed_at,
+            "seq": change.seq,
+            "window": row.window,
+            "level": row.level,
+            "channel": row.channel,
+            "scale_id": row.scale_id,
+        }
+        return _Message(f"{self._root}/rating/event", msgspec_json.encode(event), False)
+
+    def _shown_of(self, kind: str, name: str) -> tuple[int, list[_Message]]:
+        """The retained topics of a window or area as of now, and the change they rest on."""
+        today = self._today()
+        if kind == "area":
+            seq, area, ticket = self._counter.area(name, today)
+            queue = self._counter.topics[name]
+            told: dict[str, Any] = {
+                "v": 1,
+                "ts": area.updated_at or self._midnight(today),
+                "queue": queue,
+                "area": name,
+                "waiting": area.waiting,
+                "open_windows": area.open_windows,
+            }
+            if ticket:
+                told["last_ticket"] = ticket
+            return seq, [self._json(f"{self._root}/queue/{queue}/state", told)]
+        seq, window = self._counter.window(name, today)
+        topic = f"{self._root}/win/{name}/state"
+        plain = _Message(f"{self._plain}/w/{name}", plain_ticket(window).encode(), True)
+        return seq, [self._json(topic, self._window_state(window)), plain]
+
+    def _window_state(self, window: AtWindow) -> dict[str, Any]:
+        told: dict[str, Any] = {
+            "v": 1,
+            "ts": window.since or window.updated_at or self._midnight(window.work_date),
+            "window": window.window,
+            "state": window.state,
+        }
+        if window.ticket:
+            told["ticket"] = printable(window.ticket)
+            if window.queue:
+                told["queue"] = printable(window.queue)
+            if window.called_at:
+                told["called_at"] = window.called_at
+            if window.repeat is not None:
+                told["repeat"] = window.repeat
+        if window.call_seq is not None:
+            told["call_seq"] = window.call_seq
+        return told | {"waiting": window.waiting, "stale": window.state == "unknown"}
+
+    def _json(self, topic: str, told: dict[str, Any]) -> _Message:
+        return _Message(topic, msgspec_json.encode(told), True)
+
+    def _board(self, board: str, content: Content | None) -> Iterator[_Message]:
+        if content is None:
+            return
+        settings = self._counter.screens[board].board
+        yield _Message(f"{self._root}/board/{board}/state", compact(content), True)
+        for number, text in enumerate(content.lines, 1):
+            line = board_line(text, settings.encoding, settings.max_bytes)
+            topic = f"{self._plain}/b/{board}/{number}"
+            shown = self._shown.get(topic)
+            if shown is None or shown[1] != hash(line.data):
+                self._replaced += line.replaced
+                self._cut += line.cut
+            yield _Message(topic, line.data, True)
 
     def _states(self, change: Change) -> list[_Message]:
         if not SEGMENT.fullmatch(change.key):
@@ -417,7 +602,38 @@ class MqttSink:
             }
         )
 
+    def _midnight(self, day: str) -> str:
+        return datetime.fromisoformat(day).replace(tzinfo=self._zone).isoformat()
+
+    def _today(self) -> str:
+        return datetime.fromtimestamp(self._now() / 1000, self._zone).date().isoformat()
+
     # -- sending; the caller holds the lock ---------------------------------------------------
+
+    def _show_boards(self, client: Client) -> None:
+        """Publish the boards' texts that changed and may.  Nobody waits for them to be
+        acknowledged: after a lost connection all are published again."""
+        self._renew_boards()
+        for topic in list(self._unsent):
+            if self._client is not client or len(self._pending) >= self._window:
+                break  # our own thread goes on as soon as something is acknowledged
+            message = self._unsent.pop(topic)
+            shown = self._shown.get(topic)
+            if shown is None or shown[1] != hash(message.payload):
+                self._send(client, message, _Batch(1), 0, 0)
+
+    def _renew_boards(self) -> None:
+        today, at = self._today(), round(time.monotonic() * 1000)
+        due = float("inf")
+        for board, screen in self._counter.screens.items():
+            content = self._counter.show(board, today, at)
+            if screen.due is not None:
+                due = min(due, screen.due / 1000)
+            if content is not None:
+                self._unsent |= {message.topic: message for message in self._board(board, content)}
+        if due < self._boards_due:
+            self._wake()
+        self._boards_due = due
 
     def _is_news(self, message: _Message, seq: int) -> bool:
         """Whether a state is newer than what the broker has from us, and different."""
@@ -458,12 +674,20 @@ class MqttSink:
             else:
                 self._shown.pop(message.topic, None)
                 self._cleared[message.topic] = seq
-        sent = client.publish(message.topic, message.payload, qos=1, retain=message.retain)
+        expires = message.expires and client.protocol == MQTTProtocolVersion.MQTTv5
+        sent = client.publish(
+            message.topic,
+            message.payload,
+            qos=message.qos,
+            retain=message.retain,
+            properties=self._expiry if expires else None,
+        )
         if sent.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             self._lose(client, f"the connection was lost while writing: {sent.rc.name}")
             return
-        self._pending[sent.mid] = (batch, position, message.topic)
-        batch.unsettled[position] += 1
+        if message.qos:
+            self._pending[sent.mid] = (batch, position, message.topic)
+            batch.unsettled[position] += 1
         if client.want_write():
             self._wake()
 
@@ -629,7 +853,9 @@ class MqttSink:
 
     def _perform(self, command: _Command, target: str) -> str:
         """Do it, or the reason why not.  Nothing that changes records goes over MQTT."""
-        known = target == BRIDGE or f"{self._root}/dev/{target}/state" in self._shown
+        known = target == BRIDGE or any(
+            f"{self._root}/{kind}/{target}/state" in self._shown for kind in ("dev", "win", "board")
+        )
         match command.op:
             case "refresh" if known:
                 self._refresh.add(target)
@@ -803,6 +1029,7 @@ class MqttSink:
                 self._cleared.clear()
                 self._answers.clear()
                 self._found = set()
+                self._unsent.clear()
                 self._echoed = False
             return client
         _hang_up(client)
@@ -834,9 +1061,10 @@ class MqttSink:
             self._window = max(1, min(self._settings.window, receive - WINDOW_SPARE))
         log.debug("mqtt limits", sink=self.name, window=self._window, largest=self._largest)
         self._subscribe(client, f"{self._root}/#", own=False)
+        self._subscribe(client, f"{self._plain}/#", own=False, needed=False)
         self._subscribe(client, self._bridge, own=True)
 
-    def _subscribe(self, client: Client, topic: str, *, own: bool) -> None:
+    def _subscribe(self, client: Client, topic: str, *, own: bool, needed: bool = True) -> None:
         """``own``: also get what we publish ourselves (3.1.1 brokers always send it)."""
         with self._wire:
             self._granted = None
@@ -849,7 +1077,7 @@ class MqttSink:
         self._until(client, lambda: self._granted is not None, ANSWER_TIMEOUT)
         if self._granted is None:
             raise ConnectionError(self._error or f"no answer to the subscription of {topic}")
-        if any(reason.is_failure for reason in self._granted):
+        if needed and any(reason.is_failure for reason in self._granted):
             raise _Refused(f"the broker at {self._place} refused the subscription of {topic}")
 
     def _say_online(self, client: Client) -> None:
@@ -873,33 +1101,71 @@ class MqttSink:
             )
 
     def _show_states(self, client: Client, target: str = "") -> None:
-        """Publish the retained states, all or those of one device, and empty what is gone."""
+        """Publish the retained states, all or those of one device, window or board, and empty what
+        is gone."""
         with self._wire:
-            before = dict(self._shown)
+            before, known = dict(self._shown), self._counter.names()
         changes = list(self._snapshot())  # holds at least what is shown by now
         batch = _Batch(1)
         named = {self._bridge}
-        started, sent = time.monotonic(), 0
+        pace = _Pace()
+        present: set[tuple[str, str]] = set()
         for change in changes:
-            if target and change.key != target:
-                continue
             try:
-                messages = self._states(change)
+                with self._wire:
+                    place = self._take(change)
+                    counter = change.kind in ("window", "area")
+                    messages = [] if counter else self._states(change)
             except (KeyError, ValueError) as error:
                 log.warning("state not published", sink=self.name, key=change.key, error=str(error))
                 continue
+            if place:
+                present.add(place)
+            if target and change.key != target:
+                continue
             for message in messages:
                 named.add(message.topic)
-                early = started + sent / STATES_PER_SECOND - time.monotonic()
-                if early > 0.1:
-                    self._until(client, lambda: False, early)
-                self._until(client, lambda: len(self._pending) < self._window, ACK_TIMEOUT)
+                self._make_room(client, pace)
                 with self._wire:
                     if self._client is not client:
                         return
                     if change.seq >= self._last_seq(message.topic):
                         self._send(client, message, batch, 0, change.seq)
-                sent += 1
+        with self._wire:
+            self._counter.forget(known - present)
+            places = sorted(self._counter.names())
+        for kind, name in places:
+            if target and name != target:
+                continue
+            with self._wire:
+                topics = [message.topic for message in self._shown_of(kind, name)[1]]
+            for topic in topics:
+                named.add(topic)
+                self._make_room(client, pace)
+                with self._wire:
+                    if self._client is not client:
+                        return
+                    seq, messages = self._shown_of(kind, name)
+                    newest = next(one for one in messages if one.topic == topic)
+                    self._send(client, newest, batch, 0, seq)
+        for board, screen in self._counter.screens.items():
+            if target and board != target:
+                continue
+            with self._wire:
+                if self._client is not client:
+                    return
+                self._renew_boards()
+                topics = [message.topic for message in self._board(board, screen.content)]
+            for topic in topics:
+                named.add(topic)
+                self._make_room(client, pace)
+                with self._wire:
+                    if self._client is not client:
+                        return
+                    now = self._board(board, screen.content)
+                    newest = next(one for one in now if one.topic == topic)
+                    self._unsent.pop(topic, None)
+                    self._send(client, newest, batch, 0, 0)
         if not target:
             self._empty(client, [topic for topic in before if topic not in named], before)
             with self._wire:
@@ -907,6 +1173,24 @@ class MqttSink:
         self._until(client, lambda: not batch.unsettled[0], ACK_TIMEOUT)
         if batch.refused:
             log.warning("state refused by the broker", sink=self.name, error=batch.refused[0])
+
+    def _take(self, change: Change) -> tuple[str, str] | None:
+        """Kind and name of the window or area whose row this is; none if it is none or not one of
+        the settings'."""
+        if change.kind == "window":
+            window = self._counter.take_window(change.seq, change.row)
+            return ("window", window.window) if window else None
+        if change.kind == "area":
+            area = self._counter.take_area(change.seq, change.row)
+            return ("area", area.area) if area else None
+        return None
+
+    def _make_room(self, client: Client, pace: _Pace) -> None:
+        """Wait until one more state of a snapshot may be sent."""
+        early = pace.early()
+        if early > 0.1:
+            self._until(client, lambda: False, early)
+        self._until(client, lambda: len(self._pending) < self._window, ACK_TIMEOUT)
 
     def _empty(
         self, client: Client, topics: Iterable[str], unless_changed: Mapping[str, tuple[int, int]]
@@ -938,6 +1222,7 @@ class MqttSink:
         self._subscribe(client, f"{self._root}/cmd/+", own=False)
         with self._wire:
             client.unsubscribe(f"{self._root}/#")
+            client.unsubscribe(f"{self._plain}/#")
 
     def _serve(self, client: Client) -> None:
         with self._wire:
@@ -961,11 +1246,17 @@ class MqttSink:
             if now >= snapshot:
                 self._show_states(client)
                 snapshot = now + SNAPSHOT
+            with self._wire:
+                if now >= self._boards_due or self._unsent:
+                    self._show_boards(client)
+                boards = self._boards_due
             while self._refresh:
                 target = self._refresh.pop()
                 self._show_states(client, "" if target == BRIDGE else target)
             self._answer(client)
-            self._step(client, min(heartbeat - now, snapshot - now, sweep - now, idle))
+            self._step(
+                client, min(heartbeat - now, snapshot - now, sweep - now, boards - now, idle)
+            )
 
     def _answer(self, client: Client) -> None:
         with self._wire:
@@ -985,6 +1276,17 @@ class MqttSink:
         with self._wire:
             self._lose(client, "disconnected")
             client.disconnect()
+
+
+def _subject(change: Change) -> tuple[str, str]:
+    """What has one state: windows and areas have one row for each date."""
+    key = change.key
+    return change.kind, key.rpartition("/")[0] if change.kind in ("window", "area") else key
+
+
+def _age(change: Change) -> tuple[str, int]:
+    date = change.key.rpartition("/")[2] if change.kind in ("window", "area") else ""
+    return date, change.seq
 
 
 def _decrypted(peer: Any) -> bool:

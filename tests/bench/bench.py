@@ -31,6 +31,7 @@ PARTS = {
     "daemon": 180,
     "growth": 120,
     "counter": 120,
+    "boards": 90,
     "bus": 150,
 }
 """Seconds after which a part is given up."""

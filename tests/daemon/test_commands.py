@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import re
+import select
 import signal
 import subprocess
 import sys
+import threading
 import time
+import tty
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from config.load import load
 
 SETTINGS = """
 [hall]
@@ -133,6 +140,148 @@ def test_check_probe_tells_which_device_answers(settings):
     assert "127.0.0.1:9" in row
 
 
+def test_check_probe_tells_which_displays_answer_and_which_ports_are_there(settings, playing):
+    where = playing("queue_display", "--port", "0", "--address", "3")
+    port = re.search(r"tcp_port = (\d+)", where)
+    line = re.search(r'port = "(/dev/pts/\d+)"', playing("led_board"))
+    assert port
+    assert line
+    display = (
+        '[[devices]]\nid = "d{unit}"\ndriver = "queue_display"\nhost = "127.0.0.1"\n'
+        'tcp_port = {port}\nunit = {unit}\nprofile = "dm36"\nattendance = false\n'
+    )
+    more = [display.format(unit=unit, port=port[1]) for unit in (3, 4)]
+    more += [
+        f'[[devices]]\nid = "strip"\ndriver = "led_board"\nprofile = "strip-aa"\n'
+        f'port = "{line[1]}"\nattendance = false\n',
+        '[[devices]]\nid = "pad"\ndriver = "rating_pad"\nprofile = "keybyte"\n'
+        'port = "/dev/serial/by-id/none"\nattendance = false\n',
+    ]
+    settings.write_text(SETTINGS + "".join(more), "utf-8")
+
+    checked = hallwatch("check", "-c", settings, "--probe")
+
+    assert checked.returncode == 1, checked.stderr
+    rows = {line.split()[1]: line for line in checked.stdout.splitlines() if line[:1] in "✓✗?"}
+    assert re.match(r"✓ +d3 +127.0.0.1:\d+ unit 3 +shows", rows["d3"])
+    assert rows["d4"].startswith("✗")
+    assert "unit 4 does not answer" in rows["d4"]
+    assert rows["strip"].startswith("?")
+    assert "the port is open" in rows["strip"]
+    assert rows["pad"].startswith("✗")
+    assert "There is no serial port /dev/serial/by-id/none" in checked.stdout.replace("\n", " ")
+
+
+@pytest.fixture
+def playing() -> Iterator[Callable[..., str]]:
+    """``playing(family, ...)`` starts an emulator; gives what it says of itself."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def play(*words: str) -> str:
+        process = subprocess.Popen(
+            [Path(sys.executable).with_name("hallwatch"), "emulate", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        started.append(process)
+        assert process.stdout is not None
+        told = ""
+        deadline = time.monotonic() + 60
+        while not told.endswith("\n\n") or ("driver = " not in told and "--line" not in words):
+            assert time.monotonic() < deadline, told
+            if select.select([process.stdout], [], [], 1)[0]:
+                chunk = os.read(process.stdout.fileno(), 4096)
+                assert chunk, told
+                told += chunk.decode()
+        return told
+
+    yield play
+    for process in started:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+        assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("zkteco", "--port", "0"),
+        ("hikvision", "--port", "0"),
+        ("http_terminal",),
+        ("fingerprint",),
+        ("fingerprint", "--port", "0"),
+        ("rating_pad",),
+        ("rating_pad", "--profile", "bank-ascii"),
+        ("network_pad", "--serial", "PAD-1"),
+        ("queue_display",),
+        ("led_board", "--profile", "bx5", "--port", "0"),
+    ],
+    ids=" ".join,
+)
+def test_an_emulator_says_how_it_is_reached_and_ends_with_ctrl_c(playing, words, tmp_path):
+    told = playing(*words)
+    table = told[told.index("[[devices]]") :]
+    for name in re.findall(r'"(a file that holds .*)"', table):
+        (tmp_path / name).write_text("secret\n")
+    (tmp_path / "hallwatch.toml").write_text(SETTINGS + table, "utf-8")
+
+    (device,) = load(tmp_path / "hallwatch.toml").devices
+
+    assert device.driver == words[0]
+
+
+def test_an_emulated_display_is_read_through_a_real_port(playing, settings):
+    ours, theirs = pty.openpty()
+    far, near = pty.openpty()
+    for end in (ours, theirs, far, near):
+        tty.setraw(end)
+    ends = threading.Event()
+
+    def cable() -> None:
+        while not ends.is_set():
+            for end in select.select([ours, far], [], [], 0.1)[0]:
+                os.write(far if end == ours else ours, os.read(end, 4096))
+
+    joined = threading.Thread(target=cable)
+    joined.start()
+    try:
+        playing("queue_display", "--line", os.ttyname(theirs), "--address", "7")
+        settings.write_text(
+            SETTINGS + '[[devices]]\nid = "d7"\ndriver = "queue_display"\nunit = 7\n'
+            f'profile = "dm36"\nport = "{os.ttyname(near)}"\nattendance = false\n',
+            "utf-8",
+        )
+
+        checked = hallwatch("check", "-c", settings, "--probe")
+    finally:
+        ends.set()
+        joined.join()
+        for end in (ours, theirs, far, near):
+            os.close(end)
+
+    assert checked.returncode == 0, checked.stdout
+    assert re.search(r"✓ +d7 .*unit 7 +shows", checked.stdout)
+
+
+def test_an_emulated_pad_and_display_cannot_be_what_they_are_not():
+    for words, expected in (
+        (("rating_pad", "--profile", "none"), "expected caller-ff68, sim-aa55"),
+        (("rating_pad", "--port", "5000"), "played on a serial line"),
+        (("led_board", "--profile", "none"), "expected one of strip-aa"),
+        (("queue_display", "--line", "/dev/none"), "There is no serial port /dev/none"),
+        (("queue_display", "--line", "/dev/none", "--port", "1"), "cannot go together"),
+        (("zkteco", "--line", "/dev/none"), "a device of zkteco has no serial line"),
+        (("network_pad", "--server", "nowhere"), "expected HOST:PORT"),
+        (("mqtt_counter", "--server", "127.0.0.1:9"), "The broker at 127.0.0.1:9 cannot be"),
+    ):
+        said = hallwatch("emulate", *words)
+
+        assert said.returncode == 2, words
+        assert expected in said.stderr
+        assert "Traceback" not in said.stderr
+
+
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
     """The demo's day; the last argument of the command is its state."""
@@ -148,6 +297,10 @@ def test_a_day_of_the_demo_ends_with_its_tables_and_nothing_to_correct(played):
     assert "已免责" in rows["1007"]
     assert "08:26 " in rows["1008"]  # came with the late log
     assert "08:23 " in rows["1009"]  # by a clock that is 95 s fast
+    counter = played.stdout[played.stdout.index("窗口 counter") :]
+    assert re.search(r"01号窗口 +4 +3 +1 +2/3 +2/2 +1\.5 min", counter)
+    assert re.search(r"03号窗口 +2 +2 +0 +2/2 +1/2 +20\.5 min", counter)
+    assert re.search(r"09:02 +03号窗口 +B001 +不满意 dissatisfied +吴三省 +已办结 closed", counter)
     assert "retro_leave" in played.stdout
     assert "DEV-01" in played.stdout
     verified = hallwatch("replay", "-c", state / "demo.toml", "--verify")
@@ -232,6 +385,44 @@ def test_decode_prints_a_json_line_for_each_reading():
     assert [(line["person"], line["at"]) for line in lines] == [
         ("9001", "2025-03-14T08:59:01+08:00")
     ]
+
+
+@pytest.mark.parametrize(
+    ("family", "capture", "expected"),
+    [
+        ("rating_pad", "FF 68 03 03 68 05 11 02 18 16", {"type": "rating", "raw_key": "02"}),
+        (
+            "queue_display",
+            "01 03 00 00 00 06 C5 C8  01 03 0C 00 41 00 30 00 33 00 37 00 20 00 20 60 99",
+            {"type": "shown", "text": "A037", "state": "ticket"},
+        ),
+        (
+            "fingerprint",
+            "EF 01 FF FF FF FF 07 00 07 00 00 2A 00 77 00 AF",
+            {"type": "event", "name": "unknown_page", "code": 42},
+        ),
+        (
+            "mqtt_counter",
+            '{"event_id":"e1","type":"called","at":"2026-03-02T09:14:05+08:00","window":"a01",'
+            '"ticket":"A037"}',
+            {"type": "queue", "event": "called", "ticket": "A037"},
+        ),
+        (
+            "network_pad",
+            '{"rating_id":"r1","pad_id":"p1","level":2,"scale_id":"five","channel":"pad"}',
+            {"type": "rating", "level": 2},
+        ),
+    ],
+    ids=lambda told: told if isinstance(told, str) and " " not in told else "",
+)
+def test_decode_knows_the_counters_families(family, capture, expected):
+    if family == "mqtt_counter":
+        capture = f"hall/h1/in/queue/event {capture}\n"
+
+    shown = hallwatch("decode", family, stdin=capture.encode())
+
+    lines = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert any(expected.items() <= line.items() for line in lines), shown.stdout + shown.stderr
 
 
 def test_what_does_not_exist_is_told_in_a_sentence(settings, tmp_path):
