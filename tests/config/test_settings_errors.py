@@ -369,6 +369,7 @@ def test_what_a_driver_can_take_from_a_file_may_not_stand_in_the_settings(
         "    pin_file: str = ''\n"
         "class Safe:\n"
         "    options = Options\n"
+        "    attendance = False\n"
         "DRIVER = Safe\n"
     )
     monkeypatch.setattr(drivers, "__path__", [*drivers.__path__, str(tmp_path)])
