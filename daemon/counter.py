@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from typing import Any
@@ -15,6 +16,7 @@ from rules.counter import (
     CounterDay,
     CounterOutcome,
     CounterRecord,
+    ScaleHistory,
     SeenEvent,
     SeenPrompt,
     SeenRating,
@@ -46,6 +48,16 @@ from rules.workdays import at_minute, local_midnight, workdays_after
 LATE_RATING_DAYS = 30
 """A rating of a service is accepted so many days after it."""
 FOLLOW_UP_WORKDAYS = 15
+SCALE_DAYS = 30
+"""Over which it is looked for levels that a pad cannot give."""
+KEYS = {
+    "five": (1, 2, 3, 4, 5),
+    "four": (2, 3, 4, 5),
+    "three": (2, 3, 4),
+    "sle300": (1, 3, 5),
+    "jtt905": (1, 2, 3, 4),
+}
+"""Levels that a scale has keys for; of any other, those that some window's pads have told."""
 SOURCES = {"rating_pad": "pad", "network_pad": "pad", "queue_display": "display"}
 """What a device of a window tells of, by driver; any other tells of the queue."""
 
@@ -244,6 +256,45 @@ class CounterGatherer:
             steps=tuple(facts.steps),
             device_up=self._device_up(work_date, as_of, None),
             workdays_after=after,
+            scales=self._scales(work_date, closes, as_of),
+        )
+
+    def _scales(
+        self, work_date: date, closes: Instant | None, as_of: Instant
+    ) -> tuple[ScaleHistory, ...]:
+        """What each window's pads told by each scale in the last weeks; looked at after closing,
+        once the day is whole.  A bad rating by another way than a pad counts as a complaint."""
+        if closes is None or as_of < closes:
+            return ()
+        tellers = ["api", *(device.id for device in self._hall.devices)]
+        starts = self._gatherer.bounds(work_date)[1] - SCALE_DAYS * DAY
+        pressed: dict[tuple[str, str], list[int]] = {}
+        complaints: Counter[str] = Counter()
+        seen: dict[str, set[int]] = {}
+        for device in tellers:
+            for window, scale, level, channel, number in self._execute(
+                "SELECT window, json_extract(body, '$.scale_id'), json_extract(body, '$.level'),"
+                " ifnull(json_extract(body, '$.channel'), 'pad'), count(*) FROM reading"
+                " WHERE kind = 'rating' AND kind <> 'punch' AND device = ? AND at >= ? AND day <= ?"
+                " AND received_at <= ? GROUP BY 1, 2, 3, 4",
+                (device, starts, work_date.toordinal(), as_of),
+            ):
+                if level is None or window not in self.windows:
+                    continue
+                if channel == "pad":
+                    pressed.setdefault((window, scale or ""), [0] * 5)[level - 1] += number
+                    seen.setdefault(scale or "", set()).add(level)
+                elif level <= 2:
+                    complaints[window] += number
+        return tuple(
+            ScaleHistory(
+                window,
+                scale,
+                KEYS.get(scale, tuple(sorted(seen[scale]))),
+                (levels[0], levels[1], levels[2], levels[3], levels[4]),
+                complaints[window],
+            )
+            for (window, scale), levels in sorted(pressed.items())
         )
 
     def resets(self, work_date: date, as_of: Instant) -> tuple[tuple[str, Instant], ...]:

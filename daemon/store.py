@@ -692,6 +692,7 @@ class Store:
         self._executemany(
             "DELETE FROM area_day WHERE work_date = ? AND area = ?", [(day, one) for one in stored]
         )
+        self._execute("UPDATE area_day SET as_of = ? WHERE work_date = ?", (as_of, day))
         alerts = self._stored_alerts("counter", day)
         self._alerts("counter", alerts, day, outcome.alerts, as_of, "facts_changed")
         self.set_wake("counter", hall, day, outcome.ask_again)

@@ -209,6 +209,25 @@ def test_yesterdays_number_is_gone_the_next_morning(counter):
     assert rows[1][1] in ("unknown", "closed", "idle")
 
 
+def test_a_pad_that_never_gives_a_bad_level_is_told_when_other_ways_complain(counter):
+    counter.until("17:59")
+    presses = [
+        Reading("api", at("09:00") + n * 1000, Rating(f"pad:p:{n}", "05", 3 + n % 3, "five"))
+        for n in range(2000)
+    ]
+    counter.tell(*presses)
+    counter.until("18:10")
+    before = counter.ask("SELECT code FROM alert WHERE code = 'RAT-06'")
+    complaint = Rating("hotline:1", "05", 1, "five", channel="hotline")
+    counter.tell(Reading("api", at("18:10"), complaint))
+
+    assert before == []
+    assert counter.ask("SELECT code, state FROM alert WHERE code = 'RAT-06'") == [
+        ("RAT-06", "open")
+    ]
+    assert counter.verify() == []
+
+
 TABLES = {
     "window_day": "work_date, window, state, body",
     "service": "work_date, window, number, body",
