@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -100,3 +101,30 @@ def test_two_processes_cannot_write_one_state_directory(tmp_path):
         StateLock(tmp_path)
     lock.release()
     StateLock(tmp_path).release()
+
+
+def test_a_database_of_schema_1_keeps_its_rows_and_learns_whose_alerts_they_are(tmp_path):
+    path = tmp_path / "hallwatch.db"
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(f"{schemas()[0]}\nPRAGMA user_version = 1;")
+        old.execute(
+            "INSERT INTO reading VALUES (1, x'01', 'east', 'punch', '1001', 5, 6, 5, 0, 0, 1, '{}',"
+            " x'', 'S')"
+        )
+        for id_, kind in (("a", "person"), ("b", "device"), ("c", "hall")):
+            old.execute(
+                "INSERT INTO alert (id, rule, code, subject_kind, subject, work_date, severity,"
+                " opened_at, state, body, revision, changed_at, change_seq)"
+                " VALUES (?, 'r', 'c', ?, 's', '2026-03-02', 1, 0, 'open', '{}', 1, 0, 1)",
+                (id_, kind),
+            )
+        old.commit()
+
+    with closing(open_writer(path)) as new:
+        version = new.execute("PRAGMA user_version").fetchone()[0]
+        reading = new.execute("SELECT seq, person, serial, window, ref FROM reading").fetchall()
+        scopes = dict(new.execute("SELECT id, scope FROM alert"))
+
+    assert version == len(schemas())
+    assert reading == [(1, "1001", "S", None, None)]
+    assert scopes == {"a": "person", "b": "hall", "c": "hall"}
