@@ -641,8 +641,9 @@ def test_a_state_that_is_newer_than_the_snapshot_is_not_removed_by_it(
 
         def __iter__(self) -> Iterator[Change]:
             if not deliveries:
-                deliveries.append(threading.Thread(target=hall.deliver, args=(alert(9),)))
-                deliveries[0].start()
+                delivery = threading.Thread(target=hall.deliver, args=(alert(9),))
+                delivery.start()
+                deliveries.append(delivery)
                 until(lambda: reader.heard)
             return super().__iter__()
 
