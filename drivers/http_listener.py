@@ -102,7 +102,7 @@ class _Connection(HttpToolsProtocol):
             self._head_timer = None
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """uvicorn inside a daemon that minds the signals itself: it does not look ten times a second
     whether to stop, and stops without waiting for devices that hang on."""
 
@@ -166,7 +166,7 @@ async def serve(application: Application, listening: socket.socket) -> None:
         date_header=False,
         timeout_keep_alive=IDLE_SECONDS,
     )
-    server = _Server(config)
+    server = Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     try:
         await asyncio.shield(serving)

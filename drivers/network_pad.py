@@ -37,7 +37,6 @@ import re
 import socket
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import blake2b
@@ -55,6 +54,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from drivers import counter_json
 from drivers.base import AskForRating, Context, Device, DeviceLost
 from drivers.counter_json import BadBody, FieldError, Scale, ToldRating
+from drivers.http_listener import Server
 from rules.model import (
     HOUR,
     ClockCheck,
@@ -95,7 +95,6 @@ BODY_SECONDS = 30
 LOGIN_SECONDS = 30
 SEND_SECONDS = 5
 IDLE_SECONDS = 150
-STOP_SECONDS = 3
 
 # --------------------------------------------------------------------------------------------
 # WebSocket messages
@@ -1200,37 +1199,6 @@ class PadSocket(WebSocketsSansIOProtocol):
         super().send_receive_event_to_app()
 
 
-class _Server(uvicorn.Server):
-    """uvicorn inside a daemon that minds the signals itself: it does not look ten times a second
-    whether to stop, and stops without waiting for pads that hang on."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._stopping = asyncio.Event()
-
-    def stop(self) -> None:
-        self.should_exit = True
-        self._stopping.set()
-
-    async def main_loop(self) -> None:
-        await self._stopping.wait()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
-        """What is being stored gets its answer; what is still coming in will be sent again."""
-        for server in self.servers:
-            server.close()
-        for connection in list(self.server_state.connections):
-            connection.shutdown()
-        if tasks := list(self.server_state.tasks):
-            _, late = await asyncio.wait(tasks, timeout=STOP_SECONDS)
-            for task in late:
-                task.cancel()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 class NetworkPads:
     """One listening address and the pads that call it."""
 
@@ -1269,7 +1237,7 @@ class NetworkPads:
             date_header=False,
             timeout_keep_alive=IDLE_SECONDS,
         )
-        server = _Server(config)
+        server = Server(config)
         tasks = [
             asyncio.create_task(server.serve(sockets=[listening])),
             asyncio.create_task(self._watch(listener, context)),

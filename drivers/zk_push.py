@@ -67,6 +67,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from drivers.base import Context, Device, DeviceLost
+from drivers.http_listener import Server
 from drivers.text import decode_name, wall_instant
 from rules.model import (
     DAY,
@@ -99,7 +100,6 @@ HEAD_SECONDS = 30
 BODY_SECONDS = 600
 IDLE_SECONDS = 150
 """A kept connection outlives a few polls."""
-STOP_SECONDS = 3
 BATCH = 1_000
 """Rows journalled at a time, so that other terminals need not wait for a long backlog."""
 UNREADABLE_LIMIT = 1_000
@@ -1701,37 +1701,6 @@ class Connection(HttpToolsProtocol):
             self._head_timer = None
 
 
-class _Server(uvicorn.Server):
-    """uvicorn inside a daemon that minds the signals itself: it does not look ten times a second
-    whether to stop, and stops without waiting for terminals that hang on."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._stopping = asyncio.Event()
-
-    def stop(self) -> None:
-        self.should_exit = True
-        self._stopping.set()
-
-    async def main_loop(self) -> None:
-        await self._stopping.wait()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
-        """What is being stored gets its answer; what is still coming in will be sent again."""
-        for server in self.servers:
-            server.close()
-        for connection in list(self.server_state.connections):
-            connection.shutdown()
-        if tasks := list(self.server_state.tasks):
-            _, late = await asyncio.wait(tasks, timeout=STOP_SECONDS)
-            for task in late:
-                task.cancel()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 class ZkPush:
     """One listening address and the terminals that push to it."""
 
@@ -1766,7 +1735,7 @@ class ZkPush:
             date_header=False,
             timeout_keep_alive=IDLE_SECONDS,
         )
-        server = _Server(config)
+        server = Server(config)
         tasks = [
             asyncio.create_task(server.serve(sockets=[listening])),
             asyncio.create_task(self._watch(listener, context)),
