@@ -11,13 +11,15 @@ are idle.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import NamedTuple
 from unicodedata import category, normalize
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from config.settings import BoardSettings
+from drivers.counter_json import masked
 from rules.counter import WindowRecord
 from rules.model import Instant
 
@@ -66,6 +68,11 @@ class InArea(Struct, frozen=True):
     updated_at: str = ""
 
 
+def instant(told: str) -> Instant:
+    """The times of rows.  Raises ``ValueError`` for what is none."""
+    return int(datetime.fromisoformat(told).timestamp() * 1000)
+
+
 read_window = msgspec.json.Decoder(AtWindow).decode
 read_area = msgspec.json.Decoder(InArea).decode
 
@@ -78,10 +85,16 @@ def at_window(record: WindowRecord, call_seq: int | None) -> AtWindow:
         name=record.window.name,
         area=record.window.area,
         state=record.state,
-        ticket=record.ticket,
+        ticket=public_ticket(record.ticket),
         call_seq=call_seq,
         waiting=record.waiting,
     )
+
+
+def public_ticket(ticket: str) -> str:
+    """Some halls take a telephone number for a ticket: of such a one the end, by which people know
+    it."""
+    return ticket if masked(ticket) == ticket else f"*{ticket[-4:]}"
 
 
 def of_today(window: AtWindow, today: str) -> AtWindow:
@@ -177,10 +190,11 @@ class Content(Struct, frozen=True):
     waiting: int | None
 
 
-def compact(content: Content) -> bytes:
-    """At most ``COMPACT`` bytes: ``n`` number of the newest call, ``c`` calls, ``q`` waiting.  What
-    does not fit is left out, the oldest calls first."""
-    number = max((call.number for call in content.calls), default=0)
+def compact(content: Content, live: Collection[int]) -> bytes:
+    """At most ``COMPACT`` bytes: ``n`` number of the newest call that is ``live``, 0 if none is, so
+    that it never rises for an old one; ``c`` calls, ``q`` waiting.  What does not fit is left out,
+    the oldest calls first."""
+    number = max((call.number for call in content.calls if call.number in live), default=0)
     calls = [(printable(call.ticket), call.window) for call in content.calls]
     areas = list(content.areas)
     while True:
@@ -329,6 +343,8 @@ class Counter:
         self.screens = {board.id: Screen(board) for board in places.boards}
         self._windows: dict[str, tuple[str, int, AtWindow]] = {}
         self._areas: dict[str, tuple[str, int, InArea]] = {}
+        self._called: dict[str, tuple[int, Instant]] = {}
+        """By window: number of its last call, and when that was."""
         self._known = frozenset(places.windows)
 
     def take_window(self, seq: int, row: bytes) -> AtWindow | None:
@@ -336,10 +352,23 @@ class Counter:
         window = read_window(row)
         if window.window not in self._known:
             return None
+        window = structs.replace(window, ticket=public_ticket(window.ticket))
         known = self._windows.get(window.window)
         if known is None or (window.work_date, seq) >= known[:2]:
+            self._remember_call(window)
             self._windows[window.window] = window.work_date, seq, window
         return window
+
+    def _remember_call(self, window: AtWindow) -> None:
+        """A recall's time stands in the row that it made, and only there."""
+        if window.call_seq is None:
+            return
+        number, _ = self._called.get(window.window, (None, 0))
+        at = window.event_at if window.event in CALLS else None
+        if at is None and number != window.call_seq:
+            at = window.called_at
+        if at is not None:
+            self._called[window.window] = window.call_seq, instant(at)
 
     def take_area(self, seq: int, row: bytes) -> InArea | None:
         area = read_area(row)
@@ -349,6 +378,10 @@ class Counter:
         if known is None or (area.work_date, seq) >= known[:2]:
             self._areas[area.area] = area.work_date, seq, area
         return area
+
+    def live(self, now: Instant) -> set[int]:
+        """Numbers of the calls that boards may still announce."""
+        return {number for number, at in self._called.values() if now - at < LIVE}
 
     def names(self) -> set[tuple[str, str]]:
         """Kind and id of what there is a row of."""

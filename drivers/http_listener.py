@@ -9,8 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    MutableMapping,
+)
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -23,13 +32,24 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-HEAD_LIMIT = 64 * 1024
-CONNECTION_LIMIT = 256
-HEAD_SECONDS = 30
 BODY_SECONDS = 60
-IDLE_SECONDS = 150
-"""A kept connection outlives a few heartbeats."""
 STOP_SECONDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one listening address puts up with."""
+
+    connections: int = 256
+    head: int = 64 * 1024
+    head_seconds: float = 30
+    idle_seconds: int = 150
+    """A kept connection outlives a few heartbeats."""
+    message: int = 64 * 1024
+    """Bytes of one WebSocket message."""
+
+
+LIMITS = Limits()
 
 _LOG = logging.getLogger(__name__)
 # Every broken request would be a warning.
@@ -40,16 +60,28 @@ class Gone(Exception):
     """The device hung up, or was too slow, before its request was whole."""
 
 
+class Slow(Gone):
+    """It is still there, but its body did not come in time."""
+
+
 class TooLong(Exception):
     """The body is longer than allowed."""
 
 
 class _Connection(HttpToolsProtocol):
-    """Refused by the parser itself, with 400: two Content-Length headers, lines ended by LF alone,
-    blanks and bytes above 0x7F in the request line."""
+    """uvicorn's HTTP over httptools, which takes HTTP/1.0 and requests without Host, with what it
+    lacks for peers that are not trusted: bounds on the head, on slowness and on connections.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Refused by the parser itself, with 400: two Content-Length headers, lines ended by LF alone,
+    blanks and bytes above 0x7F in the request line.
+    """
+
+    def __init__(
+        self, limits: Limits, refused: Callable[[], None] | None, *args: Any, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self._limits = limits
+        self._refused = refused
         self.logger = _LOG
         self.access_log = False
         self._head_size = 0
@@ -57,7 +89,7 @@ class _Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > CONNECTION_LIMIT:
+        if len(self.connections) > self._limits.connections:
             transport.abort()
             return
         self._expect_head()
@@ -71,7 +103,7 @@ class _Connection(HttpToolsProtocol):
         if self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
             self._expect_head()
         super().data_received(data)
-        if self._head_size > HEAD_LIMIT:
+        if self._head_size > self._limits.head:
             self.transport.abort()
 
     def on_headers_complete(self) -> None:
@@ -87,6 +119,11 @@ class _Connection(HttpToolsProtocol):
         self._head_size = 0
         super().on_message_complete()
 
+    def send_400_response(self, msg: str) -> None:
+        if self._refused is not None:
+            self._refused()
+        super().send_400_response(msg)
+
     def shutdown(self) -> None:
         if self.cycle is not None and self.cycle.more_body:
             self.transport.abort()
@@ -94,7 +131,8 @@ class _Connection(HttpToolsProtocol):
             super().shutdown()
 
     def _expect_head(self) -> None:
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+        seconds = self._limits.head_seconds
+        self._head_timer = self.loop.call_later(seconds, self.transport.abort)
 
     def _head_came(self) -> None:
         if self._head_timer is not None:
@@ -102,7 +140,7 @@ class _Connection(HttpToolsProtocol):
             self._head_timer = None
 
 
-class Server(uvicorn.Server):
+class _Server(uvicorn.Server):
     """uvicorn inside a daemon that minds the signals itself: it does not look ten times a second
     whether to stop, and stops without waiting for devices that hang on."""
 
@@ -151,12 +189,29 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-async def serve(application: Application, listening: socket.socket) -> None:
-    """Answer requests until cancelled."""
+async def serve(
+    application: Application,
+    listening: socket.socket,
+    *beside: Coroutine[Any, Any, None],
+    limits: Limits = LIMITS,
+    refused: Callable[[], None] | None = None,
+    websocket: type[asyncio.Protocol] | None = None,
+) -> None:
+    """Answer requests until cancelled, and run ``beside`` meanwhile; whatever ends first ends all.
+    Closes the socket.
+
+    ``refused`` is called for each request that never reaches the application because it is no HTTP.
+    ``websocket``: who speaks it, if the application takes any.
+    """
+    address = listening.getsockname()[:2]
     config = uvicorn.Config(
         application,
-        http=_Connection,
-        ws="none",
+        http=partial(_Connection, limits, refused),  # type: ignore[arg-type]
+        ws=websocket or "none",
+        ws_max_size=limits.message,
+        # Heartbeats are the devices' own; not every device's library answers pings.
+        ws_ping_interval=None,
+        ws_per_message_deflate=False,
         lifespan="off",
         interface="asgi3",
         log_config=None,
@@ -164,15 +219,24 @@ async def serve(application: Application, listening: socket.socket) -> None:
         server_header=False,
         # The Date header would be the computer's clock, not the daemon's.
         date_header=False,
-        timeout_keep_alive=IDLE_SECONDS,
+        timeout_keep_alive=limits.idle_seconds,
     )
-    server = Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    server = _Server(config)
+    tasks = [
+        asyncio.create_task(server.serve(sockets=[listening])),
+        *(asyncio.create_task(one) for one in beside),
+    ]
     try:
-        await asyncio.shield(serving)
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        raise DeviceLost(f"监听已停止 / the listener on {address} stopped")
     finally:
+        for task in tasks[1:]:
+            task.cancel()
         server.stop()
-        await asyncio.gather(serving, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        listening.close()
 
 
 def headers_of(scope: Scope) -> dict[str, str]:
@@ -183,17 +247,20 @@ def headers_of(scope: Scope) -> dict[str, str]:
     return headers
 
 
-async def chunks(receive: Receive, limit: int) -> AsyncIterator[bytes]:
-    """A request's body as it arrives.  Raises ``Gone`` or ``TooLong``."""
+async def chunks(
+    receive: Receive, limit: int, seconds: float = BODY_SECONDS
+) -> AsyncIterator[bytes]:
+    """A request's body as it arrives.  Raises ``Gone`` or ``TooLong``; ``Slow`` where it did not
+    come whole within ``seconds``."""
     received = 0
     more = True
-    ends = asyncio.get_running_loop().time() + BODY_SECONDS
+    ends = asyncio.get_running_loop().time() + seconds
     while more:
         try:
             async with asyncio.timeout_at(ends):
                 message = await receive()
         except TimeoutError:
-            raise Gone from None
+            raise Slow from None
         if message["type"] == "http.disconnect":
             raise Gone
         chunk: bytes = message.get("body", b"")

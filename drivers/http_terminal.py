@@ -45,7 +45,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from drivers import http_listener
-from drivers.base import Context, Device, DeviceLost, DeviceRefused
+from drivers.base import Context, Device, DeviceRefused
+from drivers.text import is_citizen_id
 from rules.model import HOUR, MINUTE, Body, DeviceEvent, Instant, Punch, Reading, Unreadable
 
 FAMILY = "http_terminal"
@@ -226,15 +227,7 @@ def _person(text: str, name: str) -> str:
         return ""
     if not _PERSON.fullmatch(text):
         raise ValueError(f"{name}: expected at most 32 visible ASCII signs")
-    return "" if _is_citizen_id(text) else text
-
-
-def _is_citizen_id(code: str) -> bool:
-    """An 18-digit citizen ID number by its check digit (ISO 7064 MOD 11-2)."""
-    if not re.fullmatch(r"\d{17}[\dXx]", code, re.ASCII):
-        return False
-    total = sum(int(code[17 - place]) * pow(2, place, 11) for place in range(1, 18))
-    return "10X98765432"[total % 11] == code[17].upper()
+    return "" if is_citizen_id(text) else text
 
 
 def _whole(value: object) -> int | None:
@@ -521,21 +514,10 @@ class HttpTerminal:
         listening = http_listener.listen(*self._terminals[0].options.link())
         self.address = listening.getsockname()[:2]
         listener = Listener(self._terminals, context)
-        tasks = [
-            asyncio.create_task(http_listener.serve(listener, listening)),
-            asyncio.create_task(self._watch(context)),
-        ]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-            raise DeviceLost(f"the listener on {self.address} stopped")
+            await http_listener.serve(listener, listening, self._watch(context))
         finally:
             self.address = None
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            listening.close()
 
     async def _watch(self, context: Context) -> None:
         """Notices terminals that fell silent; a closed connection means nothing."""

@@ -32,11 +32,9 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-import logging
 import re
-import socket
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import blake2b
@@ -45,16 +43,14 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote
 from zoneinfo import ZoneInfo
 
-import uvicorn
 from msgspec import json as msgspec_json
 from msgspec import structs
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from drivers import counter_json
-from drivers.base import AskForRating, Context, Device, DeviceLost
+from drivers import counter_json, http_listener
+from drivers.base import AskForRating, Context, Device
 from drivers.counter_json import BadBody, FieldError, Scale, ToldRating
-from drivers.http_listener import Server
+from drivers.http_listener import Gone, Receive, Send
 from rules.model import (
     HOUR,
     ClockCheck,
@@ -88,13 +84,10 @@ LOGINS = 3
 BODY_LIMIT = 64 * 1024
 BODIES_LIMIT = 8 * 1024 * 1024
 """All bodies being received at one time."""
-HEAD_LIMIT = 16 * 1024
-CONNECTION_LIMIT = 1024
-HEAD_SECONDS = 30
 BODY_SECONDS = 30
+LIMITS = http_listener.Limits(connections=1024, head=16 * 1024, message=BODY_LIMIT)
 LOGIN_SECONDS = 30
 SEND_SECONDS = 5
-IDLE_SECONDS = 150
 
 # --------------------------------------------------------------------------------------------
 # WebSocket messages
@@ -244,9 +237,6 @@ def plain_mac(told: str) -> str:
 # One pad
 # --------------------------------------------------------------------------------------------
 
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
 
 @dataclass
 class Prompt:
@@ -357,10 +347,6 @@ TITLES = {
 }
 
 
-class _Gone(Exception):
-    """The pad hung up before its request was whole."""
-
-
 class _Refused(Exception):
     def __init__(self, status: int, detail: str, errors: Sequence[FieldError] = ()) -> None:
         super().__init__(detail)
@@ -403,7 +389,7 @@ class Listener:
             answer = await self._answer(scope, receive)
         except _Refused as refused:
             answer = _problem(refused)
-        except _Gone:
+        except Gone:
             return
         headers = [
             (b"content-type", answer.kind),
@@ -528,23 +514,16 @@ class Listener:
             raise _Refused(413, f"expected at most {BODY_LIMIT} bytes")
         body = bytearray()
         try:
-            async with asyncio.timeout(BODY_SECONDS):
-                more = True
-                while more:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise _Gone
-                    chunk = message.get("body", b"")
-                    more = message.get("more_body", False)
-                    self._receiving += len(chunk)
-                    body += chunk
-                    if len(body) > BODY_LIMIT:
-                        raise _Refused(413, f"expected at most {BODY_LIMIT} bytes")
-                    if self._receiving > BODIES_LIMIT:
-                        raise _Refused(503, "too much is coming at once")
+            async for chunk in http_listener.chunks(receive, BODY_LIMIT, BODY_SECONDS):
+                self._receiving += len(chunk)
+                body += chunk
+                if self._receiving > BODIES_LIMIT:
+                    raise _Refused(503, "too much is coming at once")
             return bytes(body)
-        except TimeoutError:
+        except http_listener.Slow:
             raise _Refused(408, "the body did not come") from None
+        except http_listener.TooLong:
+            raise _Refused(413, f"expected at most {BODY_LIMIT} bytes") from None
         finally:
             self._receiving -= len(body)
 
@@ -1112,73 +1091,6 @@ _PAGE = """<!doctype html>
 # HTTP
 # --------------------------------------------------------------------------------------------
 
-_HTTP_LOG = logging.getLogger(f"{__name__}.http")
-# Every broken request would be a warning; they are counted instead.
-_HTTP_LOG.setLevel(logging.ERROR)
-
-
-class Connection(HttpToolsProtocol):
-    """uvicorn's HTTP with bounds on the head, on slowness and on the number of connections, for
-    peers that are not trusted."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.logger = _HTTP_LOG
-        self.access_log = False
-        self._head_size = 0
-        self._head_timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        if len(self.connections) > CONNECTION_LIMIT:
-            transport.abort()
-            return
-        self._expect_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._head_came()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        self._head_size += len(data)
-        if self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
-            self._expect_head()
-        super().data_received(data)
-        if self._head_size > HEAD_LIMIT:
-            self.transport.abort()
-
-    def on_headers_complete(self) -> None:
-        self._head_size = 0
-        self._head_came()
-        super().on_headers_complete()
-
-    def on_body(self, body: bytes) -> None:
-        self._head_size = 0
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        self._head_size = 0
-        super().on_message_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        listener: Listener = self.config.app  # type: ignore[assignment]
-        listener.count_bad_request()
-        super().send_400_response(msg)
-
-    def shutdown(self) -> None:
-        if self.cycle is not None and self.cycle.more_body:
-            self.transport.abort()
-        else:
-            super().shutdown()
-
-    def _expect_head(self) -> None:
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
-
-    def _head_came(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
 
 class PadSocket(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket, which does not give in to broken handshakes and texts."""
@@ -1220,41 +1132,20 @@ class NetworkPads:
     async def run(self, context: Context) -> None:
         pads = [self._pad(device, context) for device in self._devices]
         listener = Listener(pads, context)
-        listening = self._listen()
-        config = uvicorn.Config(
-            listener,
-            http=Connection,
-            ws=PadSocket,
-            ws_max_size=BODY_LIMIT,
-            # Heartbeats are the protocol's own; not every pad's library answers pings.
-            ws_ping_interval=None,
-            ws_per_message_deflate=False,
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            proxy_headers=False,
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=IDLE_SECONDS,
-        )
-        server = Server(config)
-        tasks = [
-            asyncio.create_task(server.serve(sockets=[listening])),
-            asyncio.create_task(self._watch(listener, context)),
-            asyncio.create_task(self._obey(listener, context)),
-        ]
+        listening = http_listener.listen(*self._devices[0].options.link())
+        self.address = listening.getsockname()[:2]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-            raise DeviceLost(f"the listener on {self.address} stopped")
+            await http_listener.serve(
+                listener,
+                listening,
+                self._watch(listener, context),
+                self._obey(listener, context),
+                limits=LIMITS,
+                refused=listener.count_bad_request,
+                websocket=PadSocket,
+            )
         finally:
             self.address = None
-            for task in tasks[1:]:
-                task.cancel()
-            server.stop()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            listening.close()
 
     def _pad(self, device: Device, context: Context) -> Pad:
         options: NetworkPadOptions = device.options
@@ -1264,22 +1155,6 @@ class NetworkPads:
             _secret(device.id, "token_file", options.token_file, context),
             _secret(device.id, "key_file", options.key_file, context),
         )
-
-    def _listen(self) -> socket.socket:
-        host, port = self._devices[0].options.link()
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        # With its number asyncio knows the protocol and sets TCP_NODELAY on each connection.
-        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind((host, port))
-            listening.listen(128)
-            listening.setblocking(False)
-        except OSError as error:
-            listening.close()
-            raise DeviceLost(f"cannot listen on {host} port {port}: {error.strerror}") from None
-        self.address = listening.getsockname()[:2]
-        return listening
 
     async def _watch(self, listener: Listener, context: Context) -> None:
         began = context.now()

@@ -1,9 +1,10 @@
-"""Names and wall times as terminals write them: for every driver whose device speaks Chinese and
-has no time zone."""
+"""Names, person codes and wall times as terminals write them: for every driver whose device speaks
+Chinese and has no time zone."""
 
 from __future__ import annotations
 
 import codecs
+import re
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
@@ -38,6 +39,14 @@ def decode_name(raw: bytes, encoding: str | None) -> str:
     if not readings:
         return raw.decode("gb18030", "replace").strip()
     return max(readings, key=lambda reading: reading[1:])[0].strip()
+
+
+def is_citizen_id(code: str) -> bool:
+    """An 18-digit citizen ID number by its check digit (ISO 7064 MOD 11-2)."""
+    if not re.fullmatch(r"\d{17}[\dXx]", code, re.ASCII):
+        return False
+    total = sum(int(code[17 - place]) * pow(2, place, 11) for place in range(1, 18))
+    return "10X98765432"[total % 11] == code[17].upper()
 
 
 def wall_instant(

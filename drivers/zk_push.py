@@ -33,24 +33,12 @@ Templates, photographs, passwords, card numbers, temperatures and citizen ID num
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import ipaddress
-import logging
 import re
 import secrets
-import socket
 from collections import Counter, OrderedDict, deque
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Iterable,
-    Iterator,
-    Mapping,
-    MutableMapping,
-    Sequence,
-)
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -63,12 +51,11 @@ from urllib.parse import parse_qsl, unquote
 from zoneinfo import ZoneInfo
 
 import msgspec
-import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from drivers.base import Context, Device, DeviceLost
-from drivers.http_listener import Server
-from drivers.text import decode_name, wall_instant
+from drivers import http_listener
+from drivers.base import Context, Device
+from drivers.http_listener import Gone, Receive, Scope, Send
+from drivers.text import decode_name, is_citizen_id, wall_instant
 from rules.model import (
     DAY,
     HOUR,
@@ -94,12 +81,8 @@ BODY_LIMIT = 32 * 1024 * 1024
 """A terminal that was off the net for weeks sends 5 MB at once; templates can be larger."""
 BODIES_LIMIT = 64 * 1024 * 1024
 """All bodies being received at one time."""
-HEAD_LIMIT = 64 * 1024
-CONNECTION_LIMIT = 512
-HEAD_SECONDS = 30
 BODY_SECONDS = 600
-IDLE_SECONDS = 150
-"""A kept connection outlives a few polls."""
+LIMITS = http_listener.Limits(connections=512)
 BATCH = 1_000
 """Rows journalled at a time, so that other terminals need not wait for a long backlog."""
 UNREADABLE_LIMIT = 1_000
@@ -416,7 +399,7 @@ def attlog_row(line: bytes, zone: ZoneInfo) -> Row:
         return Row(DeviceEvent("unknown_person"), at, raw)
     if not _PERSON.fullmatch(person):
         return _unreadable(line, "ATTLOG row: the person code is not 1 to 32 visible ASCII signs")
-    if is_citizen_id(person):
+    if is_citizen_id(person.decode("ascii")):
         return _unreadable(
             line, "ATTLOG row: the person code is a citizen ID number, which is not kept", at
         )
@@ -431,14 +414,6 @@ def attlog_row(line: bytes, zone: ZoneInfo) -> Row:
         at,
         raw,
     )
-
-
-def is_citizen_id(code: bytes) -> bool:
-    """An 18-digit citizen ID number by its check digit (ISO 7064 MOD 11-2)."""
-    if len(code) != 18 or _CITIZEN_ID.fullmatch(code) is None:
-        return False
-    total = sum(int(code[17 - place : 18 - place]) * pow(2, place, 11) for place in range(1, 18))
-    return b"10X98765432"[total % 11] == code[17:].upper()[0]
 
 
 def operlog_row(line: bytes, zone: ZoneInfo, encoding: str = "auto") -> Row:
@@ -481,7 +456,7 @@ def _operation(line: bytes, rest: bytes, zone: ZoneInfo) -> Row:
 def _user(rest: bytes, encoding: str) -> Row:
     values = pairs(rest)
     person = values.get("pin", b"").strip()
-    if not _PERSON.fullmatch(person) or is_citizen_id(person):
+    if not _PERSON.fullmatch(person) or is_citizen_id(person.decode("ascii")):
         return Row(Unreadable("USER row: PIN is not 1 to 32 visible ASCII signs"))
     privilege = values.get("pri", values.get("privilege", b"")).strip()
     return Row(
@@ -536,7 +511,7 @@ def rtlog_row(line: bytes, zone: ZoneInfo) -> Row:
     if event in UNKNOWN_EVENTS or (event in PUNCH_EVENTS and not known):
         return Row(DeviceEvent("unknown_person", event), at, raw)
     if event in PUNCH_EVENTS:
-        if not _PERSON.fullmatch(person) or is_citizen_id(person):
+        if not _PERSON.fullmatch(person) or is_citizen_id(person.decode("ascii")):
             return _unreadable(raw, "rtlog row: pin is not 1 to 32 visible ASCII signs", at)
         way = _value(values, "inoutstatus", "inoutstate")
         verify = _value(values, "verifytype", "verified")
@@ -1056,14 +1031,6 @@ _QUERY_USERS = "DATA QUERY USERINFO"
 # The listener
 # --------------------------------------------------------------------------------------------
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-
-class _Gone(Exception):
-    """The terminal hung up before its request was whole."""
-
 
 class _Refused(Exception):
     """The request is answered with this status and an empty body."""
@@ -1091,7 +1058,7 @@ class Listener:
             status, text = 200, await self._answer(scope, receive)
         except _Refused as refused:
             status, text = refused.status, ""
-        except _Gone:
+        except Gone:
             return
         body = text.encode()
         headers = [
@@ -1241,7 +1208,7 @@ class Listener:
         """Whatever keeps an upload from being acknowledged, the terminal will send it again."""
         try:
             yield
-        except (_Gone, _Refused):
+        except (Gone, _Refused):
             terminal.interrupted(self._context.now())
             raise
 
@@ -1254,25 +1221,18 @@ class Listener:
             raise _Refused(413)
         body = bytearray()
         try:
-            async with asyncio.timeout(BODY_SECONDS):
-                more = True
-                while more:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise _Gone
-                    chunk = message.get("body", b"")
-                    more = message.get("more_body", False)
-                    self._receiving += len(chunk)
-                    body += chunk
-                    if len(body) > BODY_LIMIT:
-                        raise _Refused(413)
-                    if self._receiving > BODIES_LIMIT:
-                        raise _Refused(503)
-                    terminal.last_contact = self._context.now()
-                    self._context.contact(terminal.id)
+            async for chunk in http_listener.chunks(receive, BODY_LIMIT, BODY_SECONDS):
+                self._receiving += len(chunk)
+                body += chunk
+                if self._receiving > BODIES_LIMIT:
+                    raise _Refused(503)
+                terminal.last_contact = self._context.now()
+                self._context.contact(terminal.id)
             yield bytes(body)
-        except TimeoutError:
+        except http_listener.Slow:
             raise _Refused(408) from None
+        except http_listener.TooLong:
+            raise _Refused(413) from None
         finally:
             self._receiving -= len(body)
 
@@ -1625,82 +1585,6 @@ def _headers(scope: Scope) -> dict[bytes, bytes]:
     return headers
 
 
-# --------------------------------------------------------------------------------------------
-# HTTP
-# --------------------------------------------------------------------------------------------
-
-_HTTP_LOG = logging.getLogger(f"{__name__}.http")
-# Every broken request would be a warning; they are counted instead.
-_HTTP_LOG.setLevel(logging.ERROR)
-
-
-class Connection(HttpToolsProtocol):
-    """uvicorn's HTTP over httptools, which takes HTTP/1.0 and requests without Host, with what it
-    lacks for peers that are not trusted: bounds on the head, on slowness and on connections.
-
-    Refused by the parser itself, with 400: blanks and bytes above 0x7F in the request line,
-    two Content-Length headers, lines ended by LF alone.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.logger = _HTTP_LOG
-        self.access_log = False
-        self._head_size = 0
-        self._head_timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        if len(self.connections) > CONNECTION_LIMIT:
-            transport.abort()
-            return
-        self._expect_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._head_came()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        self._head_size += len(data)
-        if self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
-            self._expect_head()
-        super().data_received(data)
-        if self._head_size > HEAD_LIMIT:
-            self.transport.abort()
-
-    def on_headers_complete(self) -> None:
-        self._head_size = 0
-        self._head_came()
-        super().on_headers_complete()
-
-    def on_body(self, body: bytes) -> None:
-        self._head_size = 0
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        self._head_size = 0
-        super().on_message_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        listener: Listener = self.config.app  # type: ignore[assignment]
-        listener.count_bad_request()
-        super().send_400_response(msg)
-
-    def shutdown(self) -> None:
-        if self.cycle is not None and self.cycle.more_body:
-            self.transport.abort()
-        else:
-            super().shutdown()
-
-    def _expect_head(self) -> None:
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
-
-    def _head_came(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-
 class ZkPush:
     """One listening address and the terminals that push to it."""
 
@@ -1721,52 +1605,18 @@ class ZkPush:
         for terminal in terminals:
             self._read_key(terminal, context)
         listener = Listener(terminals, context)
-        listening = self._listen()
-        config = uvicorn.Config(
-            listener,
-            http=Connection,
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            proxy_headers=False,
-            server_header=False,
-            # The listener gives the date itself, by the daemon's clock.
-            date_header=False,
-            timeout_keep_alive=IDLE_SECONDS,
-        )
-        server = Server(config)
-        tasks = [
-            asyncio.create_task(server.serve(sockets=[listening])),
-            asyncio.create_task(self._watch(listener, context)),
-        ]
+        listening = http_listener.listen(*self._devices[0].options.link())
+        self.address = listening.getsockname()[:2]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-            raise DeviceLost(f"the listener on {self.address} stopped")
+            await http_listener.serve(
+                listener,
+                listening,
+                self._watch(listener, context),
+                limits=LIMITS,
+                refused=listener.count_bad_request,
+            )
         finally:
             self.address = None
-            tasks[1].cancel()
-            server.stop()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            listening.close()
-
-    def _listen(self) -> socket.socket:
-        host, port = self._devices[0].options.link()
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        # With its number asyncio knows the protocol and sets TCP_NODELAY on each connection.
-        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind((host, port))
-            listening.listen(128)
-            listening.setblocking(False)
-        except OSError as error:
-            listening.close()
-            raise DeviceLost(f"cannot listen on {host} port {port}: {error.strerror}") from None
-        self.address = listening.getsockname()[:2]
-        return listening
 
     def _read_key(self, terminal: Terminal, context: Context) -> None:
         path = terminal.options.comm_key_file

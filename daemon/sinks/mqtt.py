@@ -50,6 +50,7 @@ from daemon.boards import (
     Places,
     board_line,
     compact,
+    instant,
     plain_ticket,
     printable,
 )
@@ -420,7 +421,7 @@ class MqttSink:
             elif change.kind == "rating":
                 if change.op == "opened":
                     yield self._rating(change)
-            elif change.kind != "device":
+            elif change.kind not in ("device", "post"):
                 yield self._event(change)
         except (KeyError, ValueError) as error:
             batch.refused[position] = f"cannot be published: {error}"
@@ -444,8 +445,7 @@ class MqttSink:
                 yield from self._news(messages, seq)
         if not window.event or not window.event_at:
             return
-        at = int(datetime.fromisoformat(window.event_at).timestamp() * 1000)
-        if self._now() - at >= LIVE:
+        if self._now() - instant(window.event_at) >= LIVE:
             return
         event: dict[str, Any] = {
             "v": 1,
@@ -502,6 +502,8 @@ class MqttSink:
         return seq, [self._json(topic, self._window_state(window)), plain]
 
     def _window_state(self, window: AtWindow) -> dict[str, Any]:
+        """The number of an old call is left out: to a board that is connected, a state that is sent
+        again after the broker was away looks like any other, and it announces a higher number."""
         told: dict[str, Any] = {
             "v": 1,
             "ts": window.since or window.updated_at or self._midnight(window.work_date),
@@ -516,7 +518,7 @@ class MqttSink:
                 told["called_at"] = window.called_at
             if window.repeat is not None:
                 told["repeat"] = window.repeat
-        if window.call_seq is not None:
+        if window.call_seq in self._counter.live(self._now()):
             told["call_seq"] = window.call_seq
         return told | {"waiting": window.waiting, "stale": window.state == "unknown"}
 
@@ -527,7 +529,8 @@ class MqttSink:
         if content is None:
             return
         settings = self._counter.screens[board].board
-        yield _Message(f"{self._root}/board/{board}/state", compact(content), True)
+        live = self._counter.live(self._now())
+        yield _Message(f"{self._root}/board/{board}/state", compact(content, live), True)
         for number, text in enumerate(content.lines, 1):
             line = board_line(text, settings.encoding, settings.max_bytes)
             topic = f"{self._plain}/b/{board}/{number}"

@@ -356,8 +356,22 @@ class MqttPad:
         told = _text(topic) + number + payload
         first = 0x32 | (0x08 if again else 0) | (0x01 if retain else 0)
         writer.write(bytes([first]) + _length(len(told)) + told)
-        if await reader.readexactly(4) != b"\x40\x02" + number:
+        # The broker inside hallwatch also sends retained messages that nobody subscribed to.
+        while (packet := await _packet(reader))[0] >> 4 == 3:
+            pass
+        if packet != b"\x40\x02" + number:
             raise ConnectionError("the broker did not acknowledge")
+
+
+async def _packet(reader: asyncio.StreamReader) -> bytes:
+    """One whole packet; of a long one the first byte and the body."""
+    head = await reader.readexactly(2)
+    size, shift, digit = head[1] & 127, 7, head[1]
+    while digit & 128:
+        digit = (await reader.readexactly(1))[0]
+        size |= (digit & 127) << shift
+        shift += 7
+    return head + await reader.readexactly(size)
 
 
 def _text(text: str) -> bytes:

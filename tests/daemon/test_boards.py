@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from config.settings import BoardSettings, BoardTexts
 from daemon.boards import (
     COMPACT,
+    LIVE,
     PACE,
     STAY,
     AtWindow,
@@ -23,9 +24,11 @@ from daemon.boards import (
     area_topics,
     board_line,
     compact,
+    instant,
     of_today,
     plain_ticket,
     printable,
+    public_ticket,
 )
 
 TODAY = "2026-03-02"
@@ -270,12 +273,21 @@ def content(calls: list[Call], areas: list[tuple[str, int | None]]) -> Content:
 
 def test_the_compact_state_is_that_of_the_manual() -> None:
     calls = [Call("A037", "05", 418), Call("B012", "02", 417), Call("A036", "01", 416)]
-    told = compact(content(calls, [("A", 12), ("B", 3)]))
+    told = compact(content(calls, [("A", 12), ("B", 3)]), {416, 418})
 
     assert told == (
         b'{"v":1,"n":418,"c":[["A037","05"],["B012","02"],["A036","01"]],"q":[["A",12],["B",3]]}'
     )
     assert len(told) == 86
+
+
+@pytest.mark.parametrize(("live", "number"), [({417}, 417), ({400}, 0), (set(), 0)])
+def test_the_compact_state_numbers_no_old_call(live: set[int], number: int) -> None:
+    calls = [Call("A037", "05", 418), Call("B012", "02", 417)]
+
+    told = json.loads(compact(content(calls, []), live))
+
+    assert (told["n"], told["c"]) == (number, [["A037", "05"], ["B012", "02"]])
 
 
 @given(
@@ -285,7 +297,7 @@ def test_the_compact_state_is_that_of_the_manual() -> None:
 def test_the_compact_state_never_grows_over_200_bytes(
     calls: list[Call], areas: list[tuple[str, int | None]]
 ) -> None:
-    told = compact(content(calls, areas))
+    told = compact(content(calls, areas), {call.number for call in calls})
 
     assert len(told) <= COMPACT
     assert json.loads(told)["n"] == max((call.number for call in calls), default=0)
@@ -308,3 +320,51 @@ def test_a_row_of_another_window_or_an_older_date_changes_nothing() -> None:
     assert counter.window("05", TODAY)[1].ticket == "A1"
     with pytest.raises(ValueError, match="window"):
         counter.take_window(11, b'{"work_date":"2026-03-02"}')
+
+
+def test_a_call_may_be_announced_for_a_minute_and_a_recall_for_another() -> None:
+    counter = Counter(Places(windows=("05",)))
+    called, recalled = f"{TODAY}T09:00:00+08:00", f"{TODAY}T09:05:00+08:00"
+    row = {"window": "05", "work_date": TODAY, "ticket": "A1", "called_at": called}
+
+    def take(seq: int, **more: object) -> None:
+        counter.take_window(seq, json.dumps(row | more).encode())
+
+    take(1, call_seq=418, event="called", event_at=called)
+    assert counter.live(instant(called) + LIVE - 1) == {418}
+    assert counter.live(instant(called) + LIVE) == set()
+    take(2, call_seq=419, event="recalled", event_at=recalled, repeat=1)
+    take(3, call_seq=419, waiting=7)
+    take(4, call_seq=419, event="finished", event_at=f"{TODAY}T09:05:20+08:00")
+
+    assert counter.live(instant(recalled) + LIVE - 1) == {419}
+    assert counter.live(instant(recalled) + LIVE) == set()
+
+
+def test_a_call_whose_moment_nobody_told_is_not_announced() -> None:
+    counter = Counter(Places(windows=("05",)))
+
+    counter.take_window(1, json.dumps({"window": "05", "work_date": TODAY, "call_seq": 4}).encode())
+
+    assert counter.live(0) == set()
+
+
+@pytest.mark.parametrize(
+    ("ticket", "shown"),
+    [
+        ("A037", "A037"),
+        ("2026001", "2026001"),
+        ("13812345678", "*5678"),
+        ("A13812345678", "*5678"),
+        ("11010519900307123X", "*123X"),
+        ("", ""),
+    ],
+)
+def test_a_telephone_number_for_a_ticket_is_on_no_board(ticket: str, shown: str) -> None:
+    counter = Counter(Places(windows=("05",)))
+    row = {"window": "05", "work_date": TODAY, "ticket": ticket, "state": "calling"}
+    told = counter.take_window(1, json.dumps(row).encode())
+
+    assert public_ticket(ticket) == shown
+    assert told is not None
+    assert told.ticket == counter.window("05", TODAY)[1].ticket == shown

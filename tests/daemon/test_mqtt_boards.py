@@ -7,13 +7,15 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 import daemon.sinks.mqtt as mqtt_module
 from config.settings import BoardSettings, BoardTexts
@@ -131,9 +133,55 @@ class Reader:
         self._process.stdout.close()
 
 
+class Board:
+    """A smart board that keeps to the rules of docs/mqtt.md: it shows what was retained in silence,
+    and announces an event, or a state that comes as it happens with a higher number than before."""
+
+    def __init__(self, port: int, version: MQTTProtocolVersion) -> None:
+        self.ready = threading.Event()
+        self.announced: list[int] = []
+        self.ticket = ""
+        self.calls: list[list[str]] = []
+        self.told = 0
+        """States that came as they happened."""
+        self._last = 0
+        self._client = Client(CallbackAPIVersion.VERSION2, protocol=version)
+        self._client.reconnect_delay_set(0, 0)
+        self._client.on_connect = lambda client, *_: client.subscribe(
+            [("hall/h1/win/05/+", 1), ("hall/h1/board/main/state", 1)]
+        )
+        self._client.on_subscribe = lambda *_: self.ready.set()
+        self._client.on_disconnect = lambda *_: self.ready.clear()
+        self._client.on_message = self._hear
+        self._client.connect("127.0.0.1", port)
+        self._client.loop_start()
+        assert self.ready.wait(10)
+
+    def _hear(self, _client: Client, _userdata: object, message: MQTTMessage) -> None:
+        if not message.payload:
+            return
+        told = json.loads(message.payload)
+        number = told.get("n") if "n" in told else told.get("call_seq")
+        called = not message.topic.endswith("/event") or told["type"] in ("called", "recalled")
+        if number is not None and number > self._last:
+            self._last = number
+            if called and not message.retain:
+                self.announced.append(number)
+        if message.topic.endswith("/win/05/state"):
+            self.ticket = told.get("ticket", "")
+        elif message.topic.endswith("/board/main/state"):
+            self.calls = told["c"]
+        if message.topic.endswith("/state") and not message.retain:
+            self.told += 1
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
 class Hall:
     def __init__(self, places: Places, states: list[Change], **settings: Any) -> None:
-        self.states = states
+        self.states: Iterable[Change] = states
         self.now = NOW
         values: dict[str, Any] = {"hall": "h1", "host": "127.0.0.1", "retry_min": 0.05} | settings
         self.sink = MqttSink(
@@ -174,6 +222,19 @@ def read() -> Iterator[Callable[..., Reader]]:
     yield start
     for reader in readers:
         reader.close()
+
+
+@pytest.fixture
+def switch_on() -> Iterator[Callable[..., Board]]:
+    boards: list[Board] = []
+
+    def start(port: int, version: MQTTProtocolVersion) -> Board:
+        boards.append(Board(port, version))
+        return boards[-1]
+
+    yield start
+    for board in boards:
+        board.close()
 
 
 def end(port: int) -> None:
@@ -260,7 +321,7 @@ def test_after_a_broker_restart_the_last_state_is_there_again(
 ) -> None:
     hall = open_hall(port=mosquitto.port, protocol=protocol)
     hall.deliver(window(2))
-    hall.states[:] = [window(2), area(1)]
+    hall.states = [window(2), area(1)]
     mosquitto.kill()
     until(lambda: hall.sink.health().link != "ready")
     mosquitto.start()
@@ -273,6 +334,71 @@ def test_after_a_broker_restart_the_last_state_is_there_again(
     assert json.loads(told["hall/h1/queue/a/state"])["last_ticket"] == "A037"
     assert json.loads(told["hall/h1/board/main/state"])["n"] == 402
     assert not any(topic.endswith("/event") for topic in told)
+
+
+@pytest.mark.parametrize("version", [MQTTProtocolVersion.MQTTv311, MQTTProtocolVersion.MQTTv5])
+def test_a_board_announces_no_call_that_was_made_while_the_broker_was_away(
+    mosquitto, open_hall, switch_on, version: MQTTProtocolVersion
+) -> None:
+    hall = open_hall(port=mosquitto.port)
+    board = switch_on(mosquitto.port, version)
+    hall.deliver(window(2))
+    until(lambda: board.announced)
+    mosquitto.kill()
+    until(lambda: hall.sink.health().link != "ready" and not board.ready.is_set())
+    missed = [window(3, "A038"), window(4, "B007", "06")]
+
+    def when_the_board_is_back() -> Iterator[Change]:
+        until(board.ready.is_set)
+        yield from missed
+
+    hall.states = when_the_board_is_back()
+    hall.now = NOW + 120_000
+    before = board.told
+    mosquitto.start()
+    hall.wait()
+    assert hall.deliver(*missed) == Delivered(4)
+    until(lambda: board.ticket == "A038" and board.calls == [["B007", "06"], ["A038", "05"]])
+
+    assert board.told > before
+    assert board.announced == [402]
+    late = switch_on(mosquitto.port, version)
+    until(lambda: late.ticket == "A038" and late.calls == board.calls)
+    called = "2026-03-02T09:16:05+08:00"
+    hall.deliver(window(5, "A039", called_at=called, event_at=called))
+    until(lambda: board.ticket == late.ticket == "A039")
+    until(lambda: board.calls[0] == late.calls[0] == ["A039", "05"])
+    assert (board.announced, late.announced) == ([402, 405], [405])
+
+
+def test_what_was_called_just_before_the_broker_is_back_is_announced(
+    mosquitto, open_hall, switch_on
+) -> None:
+    hall = open_hall(port=mosquitto.port)
+    board = switch_on(mosquitto.port, MQTTProtocolVersion.MQTTv311)
+    hall.deliver(window(2))
+    until(lambda: board.announced)
+    mosquitto.kill()
+    until(lambda: hall.sink.health().link != "ready" and not board.ready.is_set())
+
+    mosquitto.start()
+    assert board.ready.wait(10)
+    hall.wait()
+    hall.now = NOW + 59_000
+    hall.deliver(window(3, "A038"))
+    until(lambda: board.announced == [402, 403])
+
+
+def test_a_state_that_is_sent_again_later_has_no_number_any_more(mosquitto, open_hall) -> None:
+    hall = open_hall(port=mosquitto.port)
+    hall.deliver(window(2))
+    hall.now = NOW + 60_000
+    hall.deliver(window(3, call_seq=402, event="", waiting=9))
+
+    until(lambda: b'"waiting":9' in retained(mosquitto.port)["hall/h1/win/05/state"])
+    told = json.loads(retained(mosquitto.port)["hall/h1/win/05/state"])
+
+    assert (told["ticket"], "call_seq" in told) == ("A037", False)
 
 
 def test_what_piled_up_collapses_to_the_newest_state_and_old_calls_are_not_told(

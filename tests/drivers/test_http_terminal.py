@@ -8,19 +8,19 @@ import json
 import logging
 import socket
 import zlib
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
-from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from drivers.base import DeviceLost, DeviceRefused, Order
+from drivers.base import DeviceLost, DeviceRefused
+from drivers.emulators.http_terminal import PICTURE, UfaceTerminal
 from drivers.http_terminal import (
     LISTENER_ID,
     HttpTerminal,
@@ -32,9 +32,9 @@ from drivers.http_terminal import (
     wall_as_utc,
     which_times,
 )
-from rules.model import DeviceEvent, Punch, Reading, Unreadable, reading_id
+from rules.model import DeviceEvent, Punch, Unreadable, reading_id
+from tests.drivers.small_hall import ZONE, SmallHall
 
-ZONE = ZoneInfo("Asia/Shanghai")
 NINE = int(datetime(2025, 3, 14, 9, 0, 0, tzinfo=ZONE).timestamp()) * 1000
 TOKEN = "s3cret-path"
 
@@ -261,55 +261,9 @@ class Spec:
     window: str = ""
 
 
-class Hall:
-    zone = ZONE
-
+class Hall(SmallHall):
     def __init__(self) -> None:
-        self.readings: list[Reading] = []
-        self.marks: dict[tuple[str, str], str] = {}
-        self.notes: dict[str, dict[str, Any]] = {}
-        self.contacts: list[str] = []
-        self.losses: list[tuple[str, str]] = []
-        self.disk_full = False
-        self.time = NINE
-        self.ticks: asyncio.Queue[None] = asyncio.Queue()
-
-    async def emit(
-        self, readings: Sequence[Reading], marks: Mapping[tuple[str, str], str] | None = None
-    ) -> int:
-        if self.disk_full:
-            raise OSError("no space left")
-        known = {reading_id(reading) for reading in self.readings}
-        new = [reading for reading in readings if reading_id(reading) not in known]
-        self.readings += new
-        self.marks |= dict(marks or {})
-        return len(new)
-
-    def mark(self, device: str, name: str) -> str | None:
-        return self.marks.get((device, name))
-
-    def now(self) -> int:
-        return self.time
-
-    async def sleep(self, seconds: float) -> None:
-        await self.ticks.get()
-        self.time += int(seconds * 1000)
-
-    async def order(self) -> tuple[str, Order]:
-        raise AssertionError
-
-    def contact(self, device: str) -> None:
-        self.contacts.append(device)
-
-    def lost(self, device: str, reason: str) -> None:
-        self.losses.append((device, reason))
-
-    def note(self, device: str, **facts: Any) -> None:
-        self.notes.setdefault(device, {}).update(facts)
-
-    @property
-    def bodies(self) -> list[object]:
-        return [reading.body for reading in self.readings]
+        super().__init__(NINE)
 
 
 @pytest.fixture(autouse=True)
@@ -321,13 +275,17 @@ def nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 Post = Callable[..., Awaitable[tuple[int, bytes]]]
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def play(story: Callable[[Hall, Post], Awaitable[None]], tmp_path: Path, **options: Any) -> Hall:
     token = tmp_path / "token"
     token.write_text(f"{TOKEN}\n")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    given = {"maker": "uface", "serial": "84E0F4200001", "token_file": str(token), "port": port}
+    given = {"maker": "uface", "serial": "84E0F4200001", "token_file": str(token)}
+    port = options.setdefault("port", free_port())
 
     async def post(
         body: bytes, path: str = f"/x/{TOKEN}", method: str = "POST", extra: str = ""
@@ -377,7 +335,7 @@ def test_a_uface_record_is_stored_and_answered(tmp_path: Path, maker: str, answe
 
     hall = play(story, tmp_path, maker=maker)
 
-    assert hall.bodies == [Punch("9001")]
+    assert hall.bodies() == [Punch("9001")]
     assert (hall.readings[0].at, hall.readings[0].serial) == (NINE, "84E0F4200001")
 
 
@@ -388,7 +346,7 @@ def test_what_could_not_be_stored_is_sent_again(tmp_path: Path) -> None:
         hall.disk_full = False
         assert (await post(uface()))[0] == 200
 
-    assert play(story, tmp_path).bodies == [Punch("9001")]
+    assert play(story, tmp_path).bodies() == [Punch("9001")]
 
 
 def test_strangers_probes_and_nonsense(tmp_path: Path) -> None:
@@ -408,8 +366,8 @@ def test_strangers_probes_and_nonsense(tmp_path: Path) -> None:
 
     hall = play(story, tmp_path)
 
-    assert len(hall.bodies) == 1  # the same post again is the same reading
-    assert isinstance(hall.bodies[0], Unreadable)
+    assert len(hall.bodies()) == 1  # the same post again is the same reading
+    assert isinstance(hall.bodies()[0], Unreadable)
     assert b"QUJD" not in hall.readings[0].raw
 
 
@@ -418,7 +376,7 @@ def test_how_a_dahua_writes_utc_is_found_out(tmp_path: Path) -> None:
 
     async def story(hall: Hall, post: Post) -> None:
         assert await post(dahua(UTC=seconds - 3600)) == (200, b"OK")
-        assert isinstance(hall.bodies[0], Unreadable)
+        assert isinstance(hall.bodies()[0], Unreadable)
         packed = gzip.compress(dahua(UTC=seconds + 8 * 3600, UserID="9002"))
         assert await post(packed, extra="Content-Encoding: gzip\r\n") == (200, b"OK")
         assert await post(dahua_text(UTC=seconds + 5 * 3600, UserID="9003")) == (200, b"OK")
@@ -426,7 +384,7 @@ def test_how_a_dahua_writes_utc_is_found_out(tmp_path: Path) -> None:
 
     hall = play(story, tmp_path, maker="dahua", serial="4K00001")
 
-    assert hall.bodies[1:] == [Punch("9002", 15, 0), Punch("9003", 15, 0)]
+    assert hall.bodies()[1:] == [Punch("9002", 15, 0), Punch("9003", 15, 0)]
     assert [one.at for one in hall.readings[1:]] == [NINE, NINE - 3 * 3_600_000]
 
 
@@ -444,11 +402,7 @@ def test_how_a_dahua_writes_utc_can_be_told(tmp_path: Path, times: str, at: int)
 def test_a_silent_terminal_is_lost_once(tmp_path: Path) -> None:
     async def story(hall: Hall, post: Post) -> None:
         await post(uface())
-        for _ in range(70):
-            hall.ticks.put_nowait(None)
-            await asyncio.sleep(0)
-        while hall.time < NINE + 70 * 5000:
-            await asyncio.sleep(0.001)
+        await hall.pass_seconds(350)
         assert hall.losses == [("gate", "终端没有上报 / no post for 300 s")]
 
     play(story, tmp_path)
@@ -485,3 +439,60 @@ def test_two_terminals_need_two_tokens() -> None:
     assert options.link() == ("127.0.0.1", 8090)
     with pytest.raises(ValueError, match="given to 2 terminals"):
         HttpTerminal([Spec("a", options), Spec("b", options)])
+
+
+# -- an emulated terminal
+
+
+def terminal_of(hall: Hall, port: int) -> UfaceTerminal:
+    return UfaceTerminal(
+        "84E0F4200001", ("127.0.0.1", port), f"/x/{TOKEN}", clock=hall.true_time, sleep=hall.sleep
+    )
+
+
+def test_an_emulated_terminal_keeps_what_was_not_acknowledged(tmp_path: Path) -> None:
+    port = free_port()
+
+    async def story(hall: Hall, _: Post) -> None:
+        terminal = terminal_of(hall, port)
+        terminal.offline = True
+        await terminal.recognise("9001")
+        terminal.offline = False
+        hall.disk_full = True
+        hall.time += 1000
+        await terminal.recognise("9002")
+        assert (len(terminal.unsent), hall.readings) == (2, [])
+        hall.disk_full = False
+        terminal.forget_answers = 1
+        hall.time += 1000
+        terminal.offset = -60
+        await terminal.recognise("STRANGERBABY", "face_2")
+        assert len(terminal.unsent) == 3
+        await terminal.start()
+        while terminal.unsent:
+            await asyncio.sleep(0.005)
+        await terminal.stop()
+
+    hall = play(story, tmp_path, port=port)
+
+    assert hall.bodies() == [
+        Punch("9001"), Punch("9002"), DeviceEvent("refused", 2, "not recognised face_2"),
+    ]  # fmt: skip
+    assert [reading.at - NINE for reading in hall.readings] == [0, 1000, 2000 - 60_000]
+    assert PICTURE.encode() not in b"".join(reading.raw for reading in hall.readings)
+    assert hall.notes == {"gate": {"last_error": hall.notes["gate"]["last_error"]}}
+
+
+def test_an_emulated_terminal_that_only_beats_is_there_and_tells_nothing(tmp_path: Path) -> None:
+    port = free_port()
+
+    async def story(hall: Hall, _: Post) -> None:
+        terminal = terminal_of(hall, port)
+        await terminal.start()
+        while not hall.contacts:
+            await asyncio.sleep(0.005)
+        await terminal.stop()
+
+    hall = play(story, tmp_path, port=port)
+
+    assert (hall.readings, set(hall.contacts)) == ([], {"gate"})

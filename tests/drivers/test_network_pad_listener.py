@@ -7,21 +7,19 @@ import hmac
 import json
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drivers import network_pad
-from drivers.base import AskForRating, DeviceLost, Order, Show
+from drivers.base import AskForRating, DeviceLost, Show
 from drivers.emulators.network_pad import Answer, HttpPad, PollPad, SocketPad, request
 from drivers.network_pad import LISTENER_ID, NetworkPadOptions, NetworkPads
 from rules.model import (
@@ -29,12 +27,10 @@ from rules.model import (
     DeviceEvent,
     Rating,
     RatingPrompt,
-    Reading,
     Unreadable,
-    reading_id,
 )
+from tests.drivers.small_hall import ZONE, SmallHall
 
-ZONE = ZoneInfo("Asia/Shanghai")
 NINE = int(datetime(2026, 3, 2, 9, 0, tzinfo=ZONE).timestamp()) * 1000
 RATING = {"rating_id": "1", "level": 5, "service_ref": "A037"}
 
@@ -46,85 +42,9 @@ class Spec:
     window: str = ""
 
 
-class Hall:
-    """A daemon in small: a journal that knows repeats, marks, orders, and a clock that is moved by
-    hand."""
-
-    zone = ZONE
-
+class Hall(SmallHall):
     def __init__(self) -> None:
-        self.readings: list[Reading] = []
-        self.told: set[bytes] = set()
-        self.marks: dict[tuple[str, str], str] = {}
-        self.notes: dict[str, dict[str, Any]] = {}
-        self.contacts: list[str] = []
-        self.losses: list[tuple[str, str]] = []
-        self.orders: asyncio.Queue[tuple[str, Order]] = asyncio.Queue()
-        self.disk_full = False
-        self.stuck: asyncio.Event | None = None
-        self.entered = asyncio.Event()
-        self._now = NINE
-        self._sleepers: list[tuple[int, asyncio.Future[None]]] = []
-
-    async def emit(
-        self, readings: Sequence[Reading], marks: Mapping[tuple[str, str], str] | None = None
-    ) -> int:
-        self.entered.set()
-        if self.stuck is not None:
-            await self.stuck.wait()
-        await asyncio.sleep(0)
-        if self.disk_full:
-            raise OSError("no space left")
-        new = [reading for reading in readings if reading_id(reading) not in self.told]
-        self.told |= {reading_id(reading) for reading in new}
-        self.readings += new
-        self.marks |= dict(marks or {})
-        return len(new)
-
-    def mark(self, device: str, name: str) -> str | None:
-        return self.marks.get((device, name))
-
-    def now(self) -> int:
-        return self._now
-
-    def true_time(self) -> datetime:
-        return datetime.fromtimestamp(self._now / 1000, ZONE)
-
-    async def sleep(self, seconds: float) -> None:
-        woken = asyncio.get_running_loop().create_future()
-        self._sleepers.append((self._now + int(seconds * 1000), woken))
-        await woken
-
-    async def pass_seconds(self, seconds: float) -> None:
-        until = self._now + int(seconds * 1000)
-        while due := next(
-            (s for s in sorted(self._sleepers, key=itemgetter(0)) if s[0] <= until), None
-        ):
-            self._sleepers.remove(due)
-            self._now = max(self._now, due[0])
-            if not due[1].done():
-                due[1].set_result(None)
-            for _ in range(5):
-                await asyncio.sleep(0)
-        self._now = until
-
-    def contact(self, device: str) -> None:
-        self.contacts.append(device)
-
-    def lost(self, device: str, reason: str) -> None:
-        self.losses.append((device, reason))
-
-    def note(self, device: str, **facts: Any) -> None:
-        self.notes.setdefault(device, {}).update(facts)
-
-    async def order(self) -> tuple[str, Order]:
-        return await self.orders.get()
-
-    def bodies(self, kind: type) -> list[Any]:
-        return [reading.body for reading in self.readings if type(reading.body) is kind]
-
-    def at(self, kind: type) -> list[int]:
-        return [reading.at for reading in self.readings if type(reading.body) is kind]
+        super().__init__(NINE)
 
 
 class Net:

@@ -1,4 +1,4 @@
-"""Names and wall times as terminals write them."""
+"""Names, person codes and wall times as terminals write them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drivers.text import decode_name, wall_instant
+from drivers.text import decode_name, is_citizen_id, wall_instant
 
 SHANGHAI = ZoneInfo("Asia/Shanghai")
 
@@ -92,3 +92,20 @@ def test_wall_time_and_instant_are_two_names_for_one_moment(wall: datetime) -> N
 def test_a_wall_time_that_no_calendar_has_is_an_error(wall: tuple[int, ...]) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         wall_instant(*wall, SHANGHAI)  # type: ignore[arg-type, call-arg]
+
+
+ID_NUMBER = "11010519491231002X"
+"""The example that the standard for ID numbers prints; nobody's."""
+
+
+@pytest.mark.parametrize("number", [ID_NUMBER, ID_NUMBER.lower()])
+def test_the_check_digit_tells_an_id_number(number: str) -> None:
+    assert is_citizen_id(number)
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["", "9001", "110105194912310021", f"1{ID_NUMBER}", "１１０１０５１９４９１２３１００２X"],
+)
+def test_a_person_code_is_no_id_number(code: str) -> None:
+    assert not is_citizen_id(code)

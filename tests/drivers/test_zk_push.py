@@ -18,7 +18,6 @@ from drivers.zk_push import (
     endpoint,
     errorlog_row,
     info_facts,
-    is_citizen_id,
     lines,
     operlog_row,
     option_block,
@@ -197,13 +196,6 @@ def test_nobody_known_is_an_event_and_not_a_punch() -> None:
 
 ID_NUMBER = b"11010519491231002X"
 """The example that the standard for ID numbers prints; nobody's."""
-
-
-def test_the_check_digit_tells_an_id_number() -> None:
-    assert is_citizen_id(ID_NUMBER)
-    assert is_citizen_id(ID_NUMBER.lower())
-    assert not is_citizen_id(b"110105194912310021")
-    assert not is_citizen_id(b"9001")
 
 
 @pytest.mark.parametrize("number", [ID_NUMBER, b"110105491231002"])

@@ -17,12 +17,11 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -41,11 +40,10 @@ from rules.model import (
     Reading,
     TerminalUser,
     Unreadable,
-    reading_id,
 )
+from tests.drivers.small_hall import ZONE, SmallHall
 
 FRAMES = Path(__file__).parents[1] / "frames" / "zk_push"
-ZONE = ZoneInfo("Asia/Shanghai")
 NINE = int(datetime(2025, 3, 14, 8, 59, 1, tzinfo=ZONE).timestamp()) * 1000
 SN = "HW20250001"
 
@@ -60,77 +58,22 @@ class Spec:
     options: ZkPushOptions
 
 
-class Hall:
-    """A daemon in small: a journal that knows repeats, marks, and a clock that is moved by hand."""
-
-    zone = ZONE
+class Hall(SmallHall):
+    """Also one whose disk is full after a while."""
 
     def __init__(self) -> None:
-        self.readings: list[Reading] = []
-        self.told: set[bytes] = set()
-        self.marks: dict[tuple[str, str], str] = {}
-        self.notes: dict[str, dict[str, Any]] = {}
-        self.contacts: list[str] = []
-        self.losses: list[tuple[str, str]] = []
+        super().__init__(NINE)
         self.transactions: list[int] = []
-        self.disk_full = False
         self.room: int | None = None
-        self.stuck: asyncio.Event | None = None
-        self.entered = asyncio.Event()
-        self._now = NINE
-        self._sleepers: list[tuple[int, asyncio.Future[None]]] = []
 
     async def emit(
         self, readings: Sequence[Reading], marks: Mapping[tuple[str, str], str] | None = None
     ) -> int:
-        self.entered.set()
-        if self.stuck is not None:
-            await self.stuck.wait()
-        if self.disk_full or (self.room is not None and len(self.readings) >= self.room):
+        if self.room is not None and len(self.readings) >= self.room:
             raise OSError("no space left")
-        new = [reading for reading in readings if reading_id(reading) not in self.told]
-        self.told |= {reading_id(reading) for reading in new}
-        self.readings += new
-        self.marks |= dict(marks or {})
+        new = await super().emit(readings, marks)
         self.transactions.append(len(readings))
-        return len(new)
-
-    def mark(self, device: str, name: str) -> str | None:
-        return self.marks.get((device, name))
-
-    def now(self) -> int:
-        return self._now
-
-    async def sleep(self, seconds: float) -> None:
-        woken = asyncio.get_running_loop().create_future()
-        self._sleepers.append((self._now + int(seconds * 1000), woken))
-        await woken
-
-    async def pass_seconds(self, seconds: float) -> None:
-        until = self._now + int(seconds * 1000)
-        while due := min((s for s in self._sleepers if s[0] <= until), default=None):
-            self._sleepers.remove(due)
-            self._now = max(self._now, due[0])
-            if not due[1].done():
-                due[1].set_result(None)
-            for _ in range(5):
-                await asyncio.sleep(0)
-        self._now = until
-
-    def contact(self, device: str) -> None:
-        self.contacts.append(device)
-
-    def lost(self, device: str, reason: str) -> None:
-        self.losses.append((device, reason))
-
-    def note(self, device: str, **facts: Any) -> None:
-        self.notes.setdefault(device, {}).update(facts)
-
-    def bodies(self, kind: type) -> list[Any]:
-        return [reading.body for reading in self.readings if type(reading.body) is kind]
-
-    def at(self, kind: type) -> list[int]:
-        return [reading.at for reading in self.readings if type(reading.body) is kind]
+        return new
 
 
 class Net:
@@ -420,7 +363,7 @@ def test_an_endless_head_is_cut() -> None:
 
 
 def test_a_connection_that_says_nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zk_push, "HEAD_SECONDS", 0.05)
+    monkeypatch.setattr(zk_push, "LIMITS", replace(zk_push.LIMITS, head_seconds=0.05))
 
     async def story(net: Net) -> None:
         assert await net.raw(b"") == b""
@@ -438,7 +381,7 @@ def test_a_connection_that_says_nothing_is_closed(monkeypatch: pytest.MonkeyPatc
 
 
 def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zk_push, "CONNECTION_LIMIT", 3)
+    monkeypatch.setattr(zk_push, "LIMITS", replace(zk_push.LIMITS, connections=3))
 
     async def story(net: Net) -> None:
         open_ones = [await asyncio.open_connection(*net.address) for _ in range(3)]
@@ -1120,7 +1063,7 @@ def test_users_are_asked_for_once_a_day() -> None:
         for _ in range(60):
             await net.hall.pass_seconds(89)
             assert await net.poll() == b"OK"
-        net.hall._now += 86_400_000
+        net.hall.time += 86_400_000
         texts = [command.split(" Start")[0] for _, command in commands_in(await net.poll())]
         assert sorted(texts) == ["DATA QUERY ATTLOG", "DATA QUERY USERINFO"]
 
@@ -1157,13 +1100,13 @@ def test_after_a_restart_the_mark_tells_how_long_the_contact_was_lost() -> None:
         await net.keep_polling(130)
 
     async def after(net: Net) -> None:
-        net.hall._now += 4_000_000
+        net.hall.time += 4_000_000
         texts = [command.split(" Start")[0] for _, command in commands_in(await net.poll())]
         assert "DATA QUERY ATTLOG" in texts
 
     async def as_access_terminal(net: Net) -> None:
         net.hall.marks["gate", "registry"] = "CODE"
-        net.hall._now += 4_000_000
+        net.hall.time += 4_000_000
         assert await net.poll() == b"OK"
 
     play(before, hall=hall)
@@ -1490,7 +1433,7 @@ def test_a_terminal_answers_the_questions_it_is_asked() -> None:
     async def story(net: Net, terminal: PushTerminal) -> None:
         await two_punches(net, terminal)
         await terminal.unplug()
-        net.hall._now += 2 * 3_600_000
+        net.hall.time += 2 * 3_600_000
         await terminal.plug_in()
         while not any("ATTLOG" in command for command in terminal.commands):
             await asyncio.sleep(0.01)
