@@ -13,22 +13,24 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from drivers.hikvision import (
-    Challenge,
     HikvisionOptions,
-    Multipart,
-    Part,
     body_of,
-    boundary_of,
-    challenge_of,
     decode,
-    digest_answer,
-    document,
     event_of,
-    instant_of,
-    is_heartbeat,
     page_limit,
     page_of,
     reading_of,
+)
+from drivers.isapi import (
+    Challenge,
+    Multipart,
+    Part,
+    boundary_of,
+    challenge_of,
+    digest_answer,
+    document,
+    instant_of,
+    is_heartbeat,
     scrub,
 )
 from rules.model import DeviceEvent, Punch, Unreadable, reading_id

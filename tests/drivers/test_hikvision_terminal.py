@@ -11,13 +11,14 @@ import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from drivers import hikvision
+from drivers import hikvision, isapi
 from drivers.base import DeviceLost, DeviceRefused, Order
 from drivers.emulators.hikvision import HikRecord, HikTerminal
 from drivers.hikvision import Hikvision, HikvisionOptions
@@ -772,7 +773,7 @@ def test_nobody_there_is_a_loss(secret: Path) -> None:
 def test_a_terminal_that_never_answers_is_a_loss(
     secret: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hikvision, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(isapi, "ANSWER_SECONDS", 0.2)
 
     def prepare(terminal: HikTerminal) -> None:
         terminal.silent = True
@@ -1093,7 +1094,7 @@ def test_a_silent_stream_of_a_living_terminal_is_kept(
     secret: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hikvision, "SILENCE", 0.05)
-    monkeypatch.setattr(hikvision, "ANSWER_SECONDS", 0.4)
+    monkeypatch.setattr(isapi, "ANSWER_SECONDS", 0.4)
 
     async def story(stage: Stage) -> None:
         terminal = stage.terminal
@@ -1119,7 +1120,7 @@ def test_a_silent_stream_of_a_dead_terminal_is_a_loss(
     secret: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hikvision, "SILENCE", 0.05)
-    monkeypatch.setattr(hikvision, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(isapi, "ANSWER_SECONDS", 0.2)
 
     async def story(stage: Stage) -> None:
         await stage.settled()
@@ -1168,7 +1169,7 @@ def certificate() -> tuple[ssl.SSLContext, str]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem)
     der = ssl.PEM_cert_to_DER_cert(pem.read_text()[pem.read_text().index("-----BEGIN CERT") :])
-    return context, hikvision.sha256(der).hexdigest()
+    return context, sha256(der).hexdigest()
 
 
 def test_the_first_certificate_is_remembered_and_no_other_taken(
