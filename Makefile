@@ -32,11 +32,16 @@ $(READY): pyproject.toml requirements-test.lock
 
 tools:
 	@{ command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ]; } && \
-	command -v influxd >/dev/null && command -v victoria-metrics >/dev/null || { \
-		echo "Installing a broker and two time-series databases for the tests by apt..."; \
+	command -v influxd >/dev/null && command -v victoria-metrics >/dev/null && \
+	command -v ffmpeg >/dev/null && /usr/bin/python3 -c 'import gi; \
+		gi.require_version("GstRtspServer", "1.0")' 2>/dev/null || { \
+		echo "Installing a broker, two time-series databases and an RTSP server for the tests..."; \
 		$(SUDO) apt-get update -qq && \
 		$(SUDO) apt-get install -y -qq --no-install-recommends \
-			mosquitto mosquitto-clients openssl influxdb victoria-metrics; }
+			mosquitto mosquitto-clients openssl influxdb victoria-metrics ffmpeg \
+			python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base \
+			gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly \
+			gstreamer1.0-libav; }
 
 demo: $(READY)
 	@$(BIN)/hallwatch demo
@@ -58,6 +63,8 @@ truth: $(READY)
 
 lock:
 	$(BIN)/pip install --quiet pip-tools
-	$(LOCK) --extra broker --extra influx --output-file requirements.lock pyproject.toml
-	$(LOCK) --extra broker --extra influx --extra test --output-file requirements-test.lock \
-		--constraint requirements.lock pyproject.toml
+	$(LOCK) --extra broker --extra influx --extra video --constraint constraints.txt \
+		--output-file requirements.lock pyproject.toml
+	$(LOCK) --extra broker --extra influx --extra video --extra test \
+		--constraint constraints.txt --constraint requirements.lock \
+		--output-file requirements-test.lock pyproject.toml

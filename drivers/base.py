@@ -56,7 +56,11 @@ class Show(Struct, frozen=True):
     announce: bool = False
 
 
-Order = AskForRating | Show
+class LookAgain(Struct, frozen=True):
+    """The device's marks were changed (a camera's references were learned anew): read them."""
+
+
+Order = AskForRating | Show | LookAgain
 
 
 class Options(Protocol):
@@ -112,6 +116,22 @@ class Context(Protocol):
         """The resume point last emitted for this device under this name."""
         ...
 
+    @property
+    def closed(self) -> bool:
+        """Whether nobody is to be at the windows now: outside the hall's working time."""
+        ...
+
+    @property
+    def snapshots(self) -> bool:
+        """Whether evidence pictures are wanted at all."""
+        ...
+
+    def keep_snapshot(self, device: str, at: Instant, subject: str, jpeg: bytes) -> str:
+        """Keep an evidence picture, already made harmless; returns its name, or nothing where it
+        could not be kept.  ``subject``: what it shows, such as ``w07-empty``: letters, digits and
+        hyphens, no person."""
+        ...
+
     def now(self) -> Instant: ...
 
     async def sleep(self, seconds: float) -> None:
@@ -148,6 +168,8 @@ class Driver(Protocol):
     options: ClassVar[type]
     attendance: ClassVar[bool]
     """Whether its devices tell punches: their outages excuse who could not punch."""
+    # ``camera: ClassVar[bool] = True`` where its devices are cameras.  The windows whose posts one
+    # of them sees are its own and those that its options' ``windows()`` names.
 
     def __init__(self, devices: Sequence[Device]) -> None: ...
 

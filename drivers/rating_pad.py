@@ -690,7 +690,7 @@ class _Line:
             if self._answers(unit, "show") and unit.options.role != "pad":
                 left, right = display_digits(order.waiting, order.ticket)
                 await self._write(unit, "show", waiting=left, ticket=right)
-        elif unit.options.role != "keypad":
+        elif isinstance(order, AskForRating) and unit.options.role != "keypad":
             await self._ask(unit, order)
 
     async def _ask(self, unit: _Unit, order: AskForRating) -> None:

@@ -446,3 +446,60 @@ def test_what_is_kept_of_unreadable_bytes_names_nobody() -> None:
 
     assert b"13800138000" not in kept
     assert len(kept) <= 4096
+
+
+# -- slow clocks
+
+
+def told(clock: counter_json.TellerClock, *comings: tuple[float, float]) -> list[float]:
+    """How many seconds ago each is taken to have been; given when it came and how late, in s."""
+    found = []
+    for came, late in comings:
+        now = AT + round(came * 1000)
+        at, skewed = clock.placed(now - round(late * 1000), now)
+        assert skewed == (at != now - round(late * 1000))
+        found.append((now - at) / 1000)
+    return found
+
+
+@pytest.mark.parametrize(("slow", "seen"), [(30, 30), (31, 0), (70, 0), (720, 0), (-60, -60)])
+def test_what_comes_late_by_the_same_each_time_is_a_slow_clock(slow: float, seen: float) -> None:
+    clock = counter_json.TellerClock()
+
+    assert told(clock, *[(minute * 60, slow) for minute in range(5)]) == [slow] * 2 + [seen] * 3
+
+
+def test_events_after_an_outage_keep_their_times() -> None:
+    backlog = [(400 + number / 10, 3600 - number * 36) for number in range(101)]
+    live = [(0, 1), (60, 2), (120, 1)]
+    after = [(500, 1), (560, 1)]
+
+    assert told(counter_json.TellerClock(), *live, *backlog, *after) == [
+        late for _, late in [*live, *backlog, *after]
+    ]
+    assert told(counter_json.TellerClock(), *backlog) == [late for _, late in backlog]
+
+
+def test_a_slow_clock_is_told_from_what_it_kept_back() -> None:
+    clock = counter_json.TellerClock(720_000)
+
+    assert told(clock, (0, 721), (600, 1320), (600.1, 1020), (600.2, 720)) == [1, 600, 300, 0]
+
+
+def test_a_slow_clock_that_is_set_is_believed_again() -> None:
+    clock = counter_json.TellerClock(720_000)
+
+    assert told(clock, (0, 720), (60, 1), (120, 40), (180, 2)) == [0, 1, 40, 2]
+    assert clock.slow == 0
+
+
+def test_a_clock_that_was_set_back_further_is_learnt_anew() -> None:
+    clock = counter_json.TellerClock(60_000)
+
+    assert told(clock, *[(minute * 60, 300) for minute in range(4)]) == [240, 240, 0, 0]
+
+
+def test_many_calls_a_second_show_the_clock_within_half_a_minute() -> None:
+    clock = counter_json.TellerClock()
+
+    assert told(clock, *[(number / 2, 300) for number in range(60)])[40:] == [0] * 20

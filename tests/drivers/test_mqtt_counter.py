@@ -206,3 +206,33 @@ def test_one_client_id_on_one_broker_is_one_device() -> None:
     MqttCounter([one])
     with pytest.raises(ValueError, match="a, b would use one client id"):
         MqttCounter([one, same])
+
+
+@pytest.mark.parametrize(
+    ("topic", "told", "why"),
+    [
+        (PAD, RATING | {"window": None}, "window: required, but missing"),
+        (PAD, RATING | {"window": "99"}, "window: there is no window '99' in the settings"),
+        (QUEUE, EVENT | {"window": "99"}, "window: there is no window '99' in the settings"),
+        (QUEUE, EVENT | {"type": "ticket_taken", "window": "99"}, "window: there is no window"),
+    ],
+)
+def test_what_belongs_to_no_window_that_there_is_is_refused(
+    topic: str, told: Any, why: str
+) -> None:
+    (refused,) = message(topic, payload(told), "h1", {"05", "06"})
+
+    assert isinstance(refused.body, Unreadable)
+    assert why in refused.body.reason
+
+
+def test_what_needs_no_window_and_what_names_one_in_other_words_is_taken() -> None:
+    taken = {key: value for key, value in EVENT.items() if key != "window"}
+    events = [taken | {"type": "ticket_taken"}, EVENT | {"window": "5号"}]
+
+    found = [one.body for one in message(QUEUE, payload(events), "h1", {"05"})]
+
+    assert [getattr(body, "window", None) for body in found] == ["", "05"]
+    assert isinstance(
+        next(message(PAD, payload(RATING | {"window": 5}), "h1", {"05"})).body, Rating
+    )

@@ -22,8 +22,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from daemon.broker import EmbeddedBroker
 from drivers import mqtt_counter
 from drivers.base import DeviceLost, DeviceRefused, Order
+from drivers.emulators.mqtt_counter import QueueHost
 from drivers.emulators.network_pad import MqttPad
 from drivers.mqtt_counter import MqttCounter, MqttCounterOptions
 from rules.model import DeviceEvent, QueueEvent, Rating, Reading, Unreadable, reading_id
@@ -33,7 +35,7 @@ NINE = int(datetime(2026, 3, 2, 9, 0, tzinfo=ZONE).timestamp()) * 1000
 ROOT = "hall/h1"
 PAD = f"{ROOT}/in/pad/pad-05/rating"
 QUEUE = f"{ROOT}/in/queue/event"
-RATING = {"rating_id": "1", "pad_id": "pad-05", "level": 5, "service_ref": "A037"}
+RATING = {"rating_id": "1", "pad_id": "pad-05", "window": "05", "level": 5, "service_ref": "A037"}
 EVENT = {"event_id": "e-1", "type": "called", "window": "05", "ticket": "A037"} | {
     "at": "2026-03-02T08:59:59+08:00"
 }
@@ -56,6 +58,8 @@ class Hall:
         self.readings: list[Reading] = []
         self.told: set[bytes] = set()
         self.notes: dict[str, dict[str, Any]] = {}
+        self.marks: dict[tuple[str, str], str] = {}
+        self.wall = NINE
         self.contacts: list[str] = []
         self.disk_full = 0
         self.stuck = False
@@ -64,7 +68,7 @@ class Hall:
     async def emit(
         self,
         readings: Sequence[Reading],
-        marks: Mapping[tuple[str, str], str] | None = None,  # noqa: ARG002
+        marks: Mapping[tuple[str, str], str] | None = None,
     ) -> int:
         self.tries += 1
         while self.stuck:
@@ -75,13 +79,14 @@ class Hall:
         new = [reading for reading in readings if reading_id(reading) not in self.told]
         self.told |= {reading_id(reading) for reading in new}
         self.readings += new
+        self.marks.update(marks or {})
         return len(new)
 
-    def mark(self, device: str, name: str) -> str | None:  # noqa: ARG002
-        return None
+    def mark(self, device: str, name: str) -> str | None:
+        return self.marks.get((device, name))
 
     def now(self) -> int:
-        return NINE
+        return self.wall
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds / 1000)
@@ -251,7 +256,7 @@ def test_what_a_pad_and_a_queue_system_publish_is_journalled(broker: Broker, pro
     run(hall, options(broker, protocol=protocol), story)
 
     assert {reading.device for reading in hall.readings} == {"broker"}
-    assert hall.bodies(Rating) == [Rating("pad:pad-05:1", level=5, service_ref="A037")]
+    assert hall.bodies(Rating) == [Rating("pad:pad-05:1", "05", 5, service_ref="A037")]
     assert [body.event_id for body in hall.bodies(QueueEvent)] == ["e-1", "e-2"]
     assert [reading.at for reading in hall.readings] == [NINE, NINE - 1000, NINE - 1000]
     assert hall.notes["broker"]["protocol"] == ("5" if protocol == "auto" else protocol)
@@ -347,9 +352,9 @@ def test_what_comes_twice_is_stored_once(broker: Broker) -> None:
     async def story() -> None:
         pad = MqttPad("pad-05", ("127.0.0.1", broker.port), lambda: datetime.now(ZONE), ROOT)
         await pad.start()
-        told = await pad.press(2, service_ref="A037")
+        told = await pad.press(2, window="05", service_ref="A037")
         await pad.publish(PAD, json.dumps(told).encode(), again=True)
-        await pad.press(1, service_ref="A038")
+        await pad.press(1, window="05", service_ref="A038")
         await until(lambda: hall.count("messages") == 3)
         await pad.stop()
 
@@ -427,6 +432,43 @@ def test_a_time_to_come_is_a_wrong_clock(broker: Broker) -> None:
     assert isinstance(rating.body, Rating)
     assert (rating.at, rating.body.problem, rating.raw) == (NINE, "clock_skew", ahead.encode())
     assert (event.at, event.raw) == (NINE, ahead.encode())
+
+
+def test_a_queue_systems_slow_clock_shows_itself_and_is_remembered(broker: Broker) -> None:
+    hall = Hall()
+
+    async def tell(number: int) -> None:
+        """A call at this moment, by a clock that is twelve minutes slow."""
+        hall.wall = NINE + number * 300_000
+        told = datetime.fromtimestamp(hall.wall / 1000 - 720, ZONE).isoformat()
+        event = EVENT | {"event_id": f"e-{number}", "at": told}
+        await asyncio.to_thread(broker.publish, QUEUE, event)
+        await until(lambda: len(hall.readings) == number)
+
+    async def first() -> None:
+        for number in range(1, 5):
+            await tell(number)
+
+    run(hall, options(broker), first)
+    run(hall, options(broker), lambda: tell(5))
+
+    late = [(NINE + n * 300_000 - one.at) // 1000 for n, one in enumerate(hall.readings, 1)]
+    assert late == [720, 720, 0, 0, 0]
+    assert hall.readings[4].raw == b"2026-03-02T09:13:00+08:00"
+    assert hall.notes["broker"]["clock_slow_ms"] == 720_000
+
+
+def test_an_unknown_window_is_refused_and_counted(broker: Broker) -> None:
+    hall = Hall()
+
+    async def story() -> None:
+        await asyncio.to_thread(broker.publish, PAD, RATING | {"window": "99"})
+        await asyncio.to_thread(broker.publish, QUEUE, EVENT | {"window": "99"})
+        await until(lambda: len(hall.readings) == 2)
+
+    run(hall, options(broker), story)
+
+    assert len(hall.bodies(Unreadable)) == hall.count("decode_errors") == 2
 
 
 # -- brokers that are away, refuse, or are none
@@ -647,3 +689,73 @@ def test_a_broker_that_is_none_is_lost_with_a_sentence(
     )
 
     assert str(error).startswith("the broker at 127.0.0.1:")
+
+
+def test_an_emulated_queue_system_publishes_again_what_the_broker_did_not_take(
+    broker: Broker,
+) -> None:
+    hall = Hall()
+
+    async def story() -> None:
+        host = QueueHost("queue", ("127.0.0.1", broker.port), true_time, ROOT)
+        await host.tell("called", "05", ticket="A037", queue="A", waiting=3)
+        await until(lambda: len(hall.readings) == 1)
+        await asyncio.to_thread(broker.kill)
+        await host.tell("finished", "05", ticket="A037")
+        assert [told["type"] for told in host.unsent] == ["finished"]
+
+    run(hall, options(broker), story)
+    broker.start()
+
+    async def later() -> None:
+        host = QueueHost("queue", ("127.0.0.1", broker.port), true_time, ROOT)
+        first = await host.tell("ticket_taken", ticket="A038", queue="A")
+        broker.kill()
+        broker.start()
+        # Nothing said that the connection broke.
+        await host.tell("called", "05", ticket="A038")
+        assert not host.unsent
+        assert first["at"] == "2026-03-02T09:00:00.000+08:00"
+        await host.stop()
+
+    asyncio.run(later())
+    (body,) = hall.bodies(QueueEvent)
+    assert (body.event, body.window, body.ticket, body.waiting) == ("called", "05", "A037", 3)
+    assert hall.readings[0].at == NINE
+
+
+def true_time() -> datetime:
+    return datetime.fromtimestamp(NINE / 1000, ZONE)
+
+
+def test_retained_states_that_nobody_asked_for_are_no_readings() -> None:
+    """The broker inside hallwatch sends them to every new connection, whatever it subscribed to."""
+    hall = Hall()
+
+    async def story() -> None:
+        embedded = EmbeddedBroker(port=0)
+        await embedded.start()
+        address = ("127.0.0.1", embedded.port)
+        reader, writer = await asyncio.open_connection(*address)
+        # CONNECT of a client "all", and its SUBSCRIBE of "#".
+        writer.write(bytes.fromhex("10 0F 0004 4D515454 04 02 003C 0003 616C6C"))
+        writer.write(bytes.fromhex("82 06 0001 0001 23 00"))
+        await reader.readexactly(9)
+        pad = MqttPad("pad-05", address, true_time, ROOT)
+        await pad.start()
+        await pad.publish(f"{ROOT}/win/05/state", b"{}", retain=True)
+        await pad.publish("hall/h2/in/queue/event", b"{}", retain=True)
+        driver = MqttCounter([Spec("broker", MqttCounterOptions(*address[:1], ROOT, address[1]))])
+        task = asyncio.create_task(driver.run(hall))
+        await until(lambda: hall.count("not_asked_for") == 3)
+        await pad.press(5, window="05", service_ref="A037")
+        await until(lambda: len(hall.readings) == 1)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await pad.stop()
+        writer.close()
+        await embedded.stop()
+
+    asyncio.run(story())
+
+    assert [body.level for body in hall.bodies(Rating)] == [5]

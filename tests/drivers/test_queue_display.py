@@ -1001,6 +1001,38 @@ def test_digits_written_one_by_one_are_read_when_the_last_has_come() -> None:
     run(test)
 
 
+def test_a_text_written_in_two_parts_is_one_call() -> None:
+    async def test() -> None:
+        hall, unit = Hall(real=True), display()
+        async with overhearing(hall, unit) as host:
+            host.show(5, "A037")
+            await hall.until(lambda: bool(hall.told))
+            host.write(5, [ord(one) for one in "B1"], address=0)
+            host.write(5, [ord(one) for one in "12"], address=2)
+            await hall.until(lambda: bool(hall.called))
+
+        assert [body.text for body in hall.bodies(Shown)] == ["A037", "B112"]
+        assert hall.called == ["B112"]
+
+    run(test)
+
+
+def test_a_part_that_is_written_again_and_again_is_read_all_the_same() -> None:
+    async def test() -> None:
+        hall, unit = Hall(real=True), display()
+        async with overhearing(hall, unit) as host:
+            host.show(5, "A037")
+            await hall.until(lambda: bool(hall.told))
+            until = asyncio.get_running_loop().time() + 3
+            while not hall.called and asyncio.get_running_loop().time() < until:
+                host.write(5, [ord(one) for one in "A038"], address=0)
+                await asyncio.sleep(0.1)
+
+        assert hall.called == ["A038"]
+
+    run(test)
+
+
 def test_a_broadcast_reaches_every_display_unconfirmed() -> None:
     async def test() -> None:
         hall, units = Hall(real=True), [display(5), display(6)]
