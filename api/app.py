@@ -20,10 +20,12 @@ from api import shapes
 from api.counter import Counter
 from api.events import Events
 from api.feed import Feed
+from api.presence import Presence
 from api.problems import Problem, on_defect, on_http_error
-from api.reader import Metric, Reader
+from api.reader import Metric, Reader, SnapshotFolder
 from api.reads import Reads
 from api.routing import JSON, Desk, Route, encode
+from api.snapshots import JPEG, SnapshotRow, Snapshots
 from api.writes import Writes
 
 DESCRIPTION = """
@@ -40,7 +42,7 @@ attendance as judged, violations, alerts, windows and their queue, ratings and d
 
 _PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemBody"}}}
 _MEANS = {
-    400: "The body is no JSON",
+    400: "The body is no JSON, or a picture was asked for without a reason",
     401: "No token, or one that is not known",
     403: "The token lacks the scope",
     404: "There is no such thing",
@@ -67,8 +69,15 @@ _LAST = {
 }
 
 
-def create_app(reader: Reader, *, version: str = "0.1.0", heartbeat: float = 15.0) -> FastAPI:
-    """The application over one daemon; to be served in one event loop.
+def create_app(
+    reader: Reader,
+    *,
+    snapshots: SnapshotFolder | None = None,
+    version: str = "0.1.0",
+    heartbeat: float = 15.0,
+) -> FastAPI:
+    """The application over one daemon; to be served in one event loop.  ``snapshots``: none where
+    evidence pictures are switched off.
 
     Opens its database connections at once and closes them when the server shuts down.
     """
@@ -92,7 +101,8 @@ def create_app(reader: Reader, *, version: str = "0.1.0", heartbeat: float = 15.
     app.router.route_class = Route
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(Exception, on_defect)
-    _add_reads(app, Reads(desk), Counter(desk), feed)
+    _add_reads(app, Reads(desk), Counter(desk), Presence(desk), feed)
+    _add_snapshots(app, Snapshots(desk, snapshots))
     _add_writes(app, Writes(desk), Events(desk))
     _add_health(app, desk, feed)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
@@ -151,7 +161,9 @@ def _add(
     )
 
 
-def _add_reads(app: FastAPI, reads: Reads, counter: Counter, feed: Feed) -> None:
+def _add_reads(
+    app: FastAPI, reads: Reads, counter: Counter, presence: Presence, feed: Feed
+) -> None:
     listing, s = shapes.Listing, shapes
 
     def get(path: str, answer: Callable[..., Any], scope: str, rows: Any, *says: int) -> None:
@@ -173,12 +185,25 @@ def _add_reads(app: FastAPI, reads: Reads, counter: Counter, feed: Feed) -> None
     # Ids come from other systems and may have a slash in them.
     one = "/v1/ratings/{rating_id:path}"
     get(one, counter.rating, "supervision:read", s.RatingDetail, 404)
+    get("/v1/presence", presence.presence, "supervision:read", listing[s.PostRow], 422)
     get("/v1/devices", reads.devices, "devices:read", s.DeviceListing, 422)
+    get("/v1/devices/figures", reads.device_figures, "devices:read", s.DeviceFigures, 422)
     get("/v1/changes", feed.changes, "supervision:read", s.ChangeListing, 410, 422)
     _add(
         app, "GET", "/v1/stream", feed.stream, tag="changes", scope="supervision:read",
         says=(410, 422), parameters=(_LAST,),
     )  # fmt: skip
+
+
+def _add_snapshots(app: FastAPI, snapshots: Snapshots) -> None:
+    path, scope = "/v1/snapshots", "supervision:read"
+    rows = shapes.Listing[SnapshotRow]
+    _add(
+        app, "GET", path, snapshots.snapshots, tag="snapshots", scope=scope, rows=rows,
+        says=(404, 422),
+    )  # fmt: skip
+    one = f"{path}/{{name}}"
+    _add(app, "GET", one, snapshots.snapshot, tag="snapshots", scope=scope, says=(400, 404))
 
 
 def _add_writes(app: FastAPI, writes: Writes, events: Events) -> None:
@@ -274,7 +299,7 @@ def _escape(text: str) -> str:
 
 def _document(app: FastAPI) -> dict[str, Any]:
     """OpenAPI as FastAPI makes it, with what it cannot know: the tokens, the problem bodies, and
-    that a stream is no JSON."""
+    that a stream or a picture is no JSON."""
     if app.openapi_schema is None:
         document = get_openapi(
             title=app.title,
@@ -288,8 +313,11 @@ def _document(app: FastAPI) -> dict[str, Any]:
         for name in ("HTTPValidationError", "ValidationError"):
             parts["schemas"].pop(name, None)
         paths = document["paths"]
-        for path in ("/v1/stream", "/metrics"):
-            kind = "text/event-stream" if path == "/v1/stream" else "text/plain"
+        for path, kind in (
+            ("/v1/stream", "text/event-stream"),
+            ("/v1/snapshots/{name}", JPEG),
+            ("/metrics", "text/plain"),
+        ):
             paths[path]["get"]["responses"]["200"]["content"] = {
                 kind: {"schema": {"type": "string"}}
             }

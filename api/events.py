@@ -28,6 +28,8 @@ from api.shapes import (
     ManualPunch,
     PunchCorrection,
     StaffEvent,
+    StandIn,
+    VacancyReview,
 )
 from api.views import Row
 from api.writes import DEVICE
@@ -36,6 +38,7 @@ from drivers.counter_json import (
     BadBody,
     FieldError,
     Scale,
+    TellerClock,
     masked,
     placed,
     queue_event,
@@ -46,11 +49,13 @@ from rules.model import (
     FollowUpStep,
     GapExplained,
     Instant,
+    PostReview,
     PresenceEvidence,
     Punch,
     QueueEvent,
     Rating,
     Reading,
+    Substitution,
     reading_id,
 )
 from rules.model import Body as ReadingBody
@@ -84,6 +89,8 @@ class Events:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._reader = desk.reader
+        self._clocks: dict[str, TellerClock] = {}
+        """Of queue systems, by the token with which they tell."""
 
     async def events(self, request: Request, body: Annotated[EventBatch, Body()]) -> Write:
         """登记事件: what happened, one event or up to 500.
@@ -94,7 +101,7 @@ class Events:
         """
         items: list[object] = body if isinstance(body, list) else [body]
         if not any(map(counter_kind, items)):
-            return self._all_or_none(items)
+            return self._all_or_none(items, request.scope["token"].name)
         token: Token = request.scope["token"]
         told = [self._read(item, token.name) for item in items]
         zone = self._desk.zone
@@ -112,7 +119,7 @@ class Events:
 
     # -- people and terminals
 
-    def _all_or_none(self, items: Sequence[object]) -> Write:
+    def _all_or_none(self, items: Sequence[object], teller: str) -> Write:
         try:
             events = _staff_events.validate_python(items)
         except ValidationError as error:
@@ -120,7 +127,7 @@ class Events:
         readings = []
         for number, event in enumerate(events):
             try:
-                readings.append(self._staff_event(event))
+                readings.append(self._staff_event(event, teller))
             except BadBody as error:
                 field, detail = error.errors[0].field, error.errors[0].detail
                 raise wrong(f"{number}.{field}", detail) from None
@@ -130,7 +137,7 @@ class Events:
         }
         return Write(readings, 201, row)
 
-    def _staff_event(self, event: Any) -> Reading:
+    def _staff_event(self, event: Any, teller: str) -> Reading:
         """Raises ``BadBody``."""
         if isinstance(event, ExplainedGap):
             self._not_ahead("ends", event.ends)
@@ -139,6 +146,8 @@ class Events:
             # Dated by what it says, so that the same statement twice is one fact.
             gap = GapExplained(event.device, event.starts, event.ends, event.usable, event.by)
             return Reading(DEVICE, event.ends, gap)
+        if isinstance(event, VacancyReview | StandIn):
+            return self._post_event(event, teller)
         self._not_ahead("at", event.at)
         if event.person not in self._reader.people():
             raise _bad("person", f"nobody is known by the code '{event.person}'")
@@ -151,6 +160,28 @@ class Events:
             body = PresenceEvidence(event.person, event.kind, event.window, event.sensor)
         return Reading(DEVICE, event.at, body)
 
+    def _post_event(self, event: VacancyReview | StandIn, teller: str) -> Reading:
+        """Raises ``BadBody``."""
+        if event.window not in self._reader.windows():
+            raise _bad("window", f"there is no window '{event.window}' in the settings")
+        if isinstance(event, VacancyReview):
+            self._not_ahead("at", event.at)
+            by = event.by or teller
+            review = PostReview(
+                event.window, event.work_date, event.vacancy, event.verdict, by, masked(event.note)
+            )
+            return Reading(DEVICE, event.at, review)
+        for field in ("substitute", "person"):
+            code = getattr(event, field)
+            if code and code not in self._reader.people():
+                raise _bad(field, f"nobody is known by the code '{code}'")
+        stands_in = Substitution(
+            event.substitution_id, event.window, event.substitute, event.starts, event.ends,
+            event.person, event.revoked,
+        )  # fmt: skip
+        # Two entries that differ in nothing are one fact, unless another stood between them.
+        return Reading(DEVICE, self._reader.now(), stands_in)
+
     def _not_ahead(self, field: str, at: Instant) -> None:
         if at > self._reader.now() + AHEAD:
             raise _bad(field, "lies in the future")
@@ -162,24 +193,25 @@ class Events:
         kind = counter_kind(item)
         try:
             if kind == "queue":
-                return self._queue_event(item)
+                return self._queue_event(item, teller)
             if kind == "rating":
                 return self._rating(item)
             if kind == "follow_up":
                 return self._step(item, teller)
             (event,) = _staff_events.validate_python([item])
-            return self._staff_event(event)
+            return self._staff_event(event, teller)
         except BadBody as error:
             return error
         except ValidationError as error:
             found = invalid(error, "body").errors
             return BadBody(*(FieldError(one.field.partition(".")[2], one.detail) for one in found))
 
-    def _queue_event(self, item: object) -> Reading:
+    def _queue_event(self, item: object, teller: str) -> Reading:
         windows = self._reader.windows()
         told = queue_event(item, windows=windows)
         self._at_home(told.hall, told.body.window, windows)
-        at, skewed = placed(told.at, self._reader.now())
+        clock = self._clocks.setdefault(teller, TellerClock())
+        at, skewed = clock.placed(told.at, self._reader.now())
         return Reading(DEVICE, at, told.body, told.at_text.encode() if skewed else b"")
 
     def _rating(self, item: object) -> Reading:
@@ -309,6 +341,10 @@ def _known(
         ).fetchone()
         if row is not None:
             return bool(row == (body.level, body.window))
+        row = connection.execute(
+            "SELECT body FROM reading WHERE kind = 'rating' AND id = ?", (id_,)
+        ).fetchone()
+        return None if row is None else _same(_rating(row[0]), body)
     row = connection.execute(
         "SELECT body FROM reading WHERE at = ? AND id = ?", (reading.at, id_)
     ).fetchone()
@@ -320,6 +356,4 @@ def _known(
                 (local_date(reading.at, zone).toordinal(), body.ticket, id_),
             ).fetchone()
         return None if row is None else _same(_queue_event(row[0]), body)
-    if row is None:
-        return None
-    return _same(_rating(row[0]), body) if isinstance(body, Rating) else True
+    return None if row is None else True

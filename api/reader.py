@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import date
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 
 from rules.counter import Window
-from rules.model import Instant, Person, Reading
+from rules.model import Instant, Person, Reading, VideoMonth
 
 
 class Health(Struct, frozen=True):
@@ -42,6 +43,29 @@ class Metric(Struct, frozen=True):
     samples: Sequence[tuple[Mapping[str, str], float]]
 
 
+class Snapshot(Struct, frozen=True):
+    """An evidence picture that is kept: ``subject`` is what it shows, ``size`` its bytes.  Names
+    sort by time."""
+
+    name: str
+    device: str
+    at: Instant
+    subject: str
+    size: int
+
+
+class SnapshotFolder(Protocol):
+    """The evidence pictures.  It is asked in threads, and raises nothing."""
+
+    def all(self) -> Sequence[Snapshot]:
+        """The pictures there are, oldest first."""
+        ...
+
+    def read(self, name: str) -> bytes | None:
+        """A picture; none where there is none of this name, whatever the name."""
+        ...
+
+
 class Remembered(Struct, frozen=True):
     """The answer to a request with an ``Idempotency-Key``: one row of the table ``idempotency``."""
 
@@ -55,7 +79,8 @@ class Remembered(Struct, frozen=True):
 
 class Reader(Protocol):
     """The daemon as the API sees it.  Everything here is called in the API's event loop and, but
-    for ``explain``, ``record`` and ``wait_change``, must answer from memory at once."""
+    for ``explain``, ``video_month``, ``record`` and ``wait_change``, must answer from memory at
+    once."""
 
     @property
     def zone(self) -> ZoneInfo:
@@ -108,6 +133,10 @@ class Reader(Protocol):
     async def explain(self, violation_id: str) -> Mapping[str, Any] | None:
         """Why a stored violation was found: ready for JSON, instants already text.  None where
         there is no such violation or what it rested on was erased."""
+        ...
+
+    async def video_month(self, first: date) -> VideoMonth:
+        """What is known now of the cameras in the month that begins on ``first``."""
         ...
 
     async def record(self, readings: Sequence[Reading], remember: Remembered | None) -> None:

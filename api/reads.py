@@ -20,6 +20,7 @@ from api.shapes import (
     AbsenceQuery,
     AlertQuery,
     DayQuery,
+    DeviceFiguresQuery,
     DeviceQuery,
     PunchQuery,
     ViolationQuery,
@@ -29,6 +30,7 @@ from api.views import (
     DayKey,
     Row,
     WireSlot,
+    instant_text,
     wire_absence,
     wire_alert,
     wire_day,
@@ -38,6 +40,7 @@ from api.views import (
     wire_violation,
 )
 from rules.model import Absence, AbsenceRevoked, Alert, Instant, Punch, Slot, Violation
+from rules.video import VideoFigures, hall_figures, month_figures
 
 _slots = msgspec.json.Decoder(tuple[Slot, ...])
 _day_key = msgspec.json.Decoder(DayKey)
@@ -50,7 +53,7 @@ _revocation = msgspec.json.Decoder(AbsenceRevoked)
 _info = msgspec.json.Decoder(dict[str, Any])
 
 _VIOLATION = (
-    "SELECT body, state, reason, revision, changed_at, work_date, person, id FROM violation"
+    "SELECT body, state, reason, revision, changed_at, work_date, person, id, window FROM violation"
 )
 _ALERT = (
     "SELECT body, work_date, state, reason, acknowledged_by, acknowledged_at, note, revision,"
@@ -246,7 +249,7 @@ class Reads:
         return Response(encode(self._violation(row)), media_type=JSON)
 
     def _violation(self, row: tuple[Any, ...]) -> Row:
-        body, state, reason, revision, changed_at, *_ = row
+        body, state, reason, revision, changed_at, *_, window = row
         return wire_violation(
             _violation.decode(body),
             self._zone,
@@ -254,6 +257,7 @@ class Reads:
             reason=reason,
             revision=revision,
             changed_at=changed_at,
+            window=window,
         )
 
     async def explanation(self, violation_id: str) -> Response:
@@ -378,6 +382,28 @@ class Reads:
             info=_info.decode(row[9]),
         )
 
+    async def device_figures(self, query: Annotated[DeviceFiguresQuery, Query()]) -> Response:
+        """设备月度统计: online, health and recording rate of each camera and of the hall.
+
+        Of the workdays of the month so far, and for each camera from when it was first seen.
+        """
+        reader = self._desk.reader
+        today = local_date(reader.now(), self._zone)
+        first = query.month or today.replace(day=1)
+        month = await reader.video_month(first)
+        cameras = month_figures(month)
+        names = {device.id: device.name for device in reader.devices()}
+        told = {
+            "month": f"{first:%Y-%m}",
+            "as_of": instant_text(month.as_of, self._zone),
+            "hall": {"cameras": len(cameras), **_rates(hall_figures(cameras.values()))},
+            "items": [
+                {"device": device, "name": names.get(device, ""), **_rates(figures)}
+                for device, figures in sorted(cameras.items())
+            ],
+        }
+        return Response(encode(told), media_type=JSON)
+
     # -- absences
 
     async def absences(self, query: Annotated[AbsenceQuery, Query()]) -> Response:
@@ -403,6 +429,14 @@ class Reads:
         items = [told.row(self._zone) for told in found[: query.limit]]
         more = len(found) > query.limit
         return page(items, seal("absences", (found[query.limit - 1].seq,)) if more else None)
+
+
+def _rates(figures: VideoFigures) -> Row:
+    return {
+        "online_rate": figures.online,
+        "health_rate": figures.healthy,
+        "recording_rate": figures.recorded,
+    }
 
 
 class StoredAbsence(msgspec.Struct, frozen=True):

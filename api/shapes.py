@@ -85,6 +85,26 @@ Day = Annotated[
     BeforeValidator(_date),
     WithJsonSchema({"type": "string", "format": "date", "example": "2026-03-02"}),
 ]
+
+
+def _month(value: object) -> date:
+    try:
+        return _date(f"{value}-01")
+    except PydanticCustomError:
+        raise PydanticCustomError(
+            "month", "must be a month from 2000-01 to 2099-12, such as 2026-03"
+        ) from None
+
+
+Month = Annotated[
+    date,
+    BeforeValidator(_month),
+    WithJsonSchema(
+        {"type": "string", "pattern": "^20[0-9]{2}-(0[1-9]|1[0-2])$", "example": "2026-03"}
+    ),
+]
+"""``YYYY-MM`` outside, its first date inside."""
+
 Code = Annotated[
     str, StringConstraints(min_length=1, max_length=32, pattern=r"^[^\x00-\x20\x7f/]+$")
 ]
@@ -222,6 +242,10 @@ class DeviceQuery(_Page):
     pass
 
 
+class DeviceFiguresQuery(_Query):
+    month: Month | None = Field(None, description="月份,默认为本月 · default: this month")
+
+
 def _windows() -> Any:
     return Field(
         default_factory=list, max_length=500, description="窗口,可重复 · window id, repeatable"
@@ -259,6 +283,13 @@ class RatingQuery(_Dates):
     matched: bool | None = Field(
         None, description="是否对应到一次办理 · whether it belongs to a service"
     )
+
+
+class PresenceQuery(_Dates):
+    """Without dates the present state; with ``from`` or ``to`` the rows of those dates."""
+
+    window: list[str] = _windows()
+    area: str = _AREA
 
 
 class RatingFiguresQuery(_Query):
@@ -452,12 +483,49 @@ class FollowUpIn(_Body):
     note: Note = ""
 
 
+class VacancyReview(_Body):
+    """空岗复核: a person looked at a vacancy and confirmed or dismissed it; the newest review
+    holds.  ``vacancy`` is its id in ``/v1/presence``, which is its alert's too."""
+
+    kind: Literal["post_review"]
+    window: Id
+    work_date: Day
+    vacancy: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    verdict: Literal["confirmed", "dismissed"]
+    at: Time
+    by: Name = Field("", description="谁;默认为令牌名称 · by whom; default: the token's name")
+    note: Note = ""
+
+
+class StandIn(_Body):
+    """顶岗: somebody stands in at a window.  The newest entry of an id holds."""
+
+    kind: Literal["substitution"]
+    substitution_id: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    window: Id
+    substitute: Code
+    starts: Time
+    ends: Time
+    person: Code | Literal[""] = Field("", description="被顶替者 · who is replaced; may be empty")
+    revoked: bool = False
+
+    @model_validator(mode="after")
+    def _interval(self) -> StandIn:
+        if self.starts >= self.ends:
+            raise PydanticCustomError(
+                "interval", "`starts` must be before `ends`", {"field": "starts"}
+            )
+        return self
+
+
 StaffEvent = Annotated[
-    ManualPunch | PunchCorrection | SeenAtWork | ExplainedGap, Field(discriminator="kind")
+    ManualPunch | PunchCorrection | SeenAtWork | ExplainedGap | VacancyReview | StandIn,
+    Field(discriminator="kind"),
 ]
 EVENT_KINDS = frozenset(
-    ("manual_punch", "punch_correction", "ticket_called", "case_closed", "seen", "gap_explained")
-)
+    ("manual_punch", "punch_correction", "ticket_called", "case_closed", "seen", "gap_explained",
+     "post_review", "substitution")
+)  # fmt: skip
 
 
 # ``drivers.counter_json`` reads these two; the models tell the document what it takes.
@@ -615,6 +683,7 @@ class ViolationRow(BaseModel):
     unit: str
     work_date: _Date
     segment: str
+    window: str = Field(description="岗位所在窗口 · the window of a post, empty for attendance")
     severity: int = Field(description="0 normal, 1 notice, 2 yellow, 5 red, 6 serious")
     points: float
     minutes: int
@@ -627,6 +696,37 @@ class ViolationRow(BaseModel):
     detail: str
     flags: list[str]
     evidence: list[str]
+    revision: int
+    updated_at: _Instant
+
+
+class VacancyRow(BaseModel):
+    id: str
+    segment: str
+    began_at: _Instant
+    ended_at: _Instant | None = Field(description="none while it goes on")
+    minutes: int = Field(description="没有人的整分钟 · whole minutes in which nobody was there")
+    left: bool = Field(description="此前有人 · somebody had been there before")
+    person_code: str = Field(description="当班者;不能确定时为空 · empty where not certain")
+    people: list[str] = Field(description="当时在班的人 · everybody on duty then")
+    signals: list[str] = Field(description="一致的信号 · kinds of signal that agree")
+    confirmed: bool = Field(description="两类信号一致或经人工确认 · more than a camera says so")
+    review: Literal["confirmed", "dismissed", ""]
+    waiting: int | None
+    snapshots: list[str]
+    evidence: list[str]
+
+
+class PostRow(BaseModel):
+    window: str
+    work_date: _Date
+    state: Literal["present", "still", "away", "excused", "learning", "unknown", "closed"]
+    state_zh: str
+    since: _Instant
+    evidence: list[str]
+    staffed_minutes: RatioRow
+    unknown_minutes: RatioRow
+    vacancies: list[VacancyRow]
     revision: int
     updated_at: _Instant
 
@@ -707,6 +807,34 @@ class DeviceListing(Listing[DeviceRow]):
     seen_not_configured: list[dict[str, Any]] = Field(
         description="有通信但未在配置中 · called us without being in the settings"
     )
+
+
+class _VideoFigures(BaseModel):
+    online_rate: RatioRow = Field(
+        description="在线率 · minutes in contact of the minutes of the hall's working time"
+    )
+    health_rate: RatioRow = Field(
+        description="完好率 · camera-days without a fault of all camera-days"
+    )
+    recording_rate: RatioRow = Field(
+        description="录像完整率 · minutes recorded of those that the recorder was asked about"
+    )
+
+
+class HallVideoFigures(_VideoFigures):
+    cameras: int
+
+
+class CameraFigures(_VideoFigures):
+    device: str
+    name: str
+
+
+class DeviceFigures(BaseModel):
+    month: str = Field(pattern=r"^\d{4}-\d{2}$")
+    as_of: _Instant
+    hall: HallVideoFigures
+    items: list[CameraFigures]
 
 
 class AbsenceRow(BaseModel):

@@ -26,6 +26,7 @@ from rules.counter import (
     WindowRecord,
 )
 from rules.model import (
+    MINUTE,
     TRUST,
     Absence,
     Adjustment,
@@ -37,6 +38,7 @@ from rules.model import (
     Slot,
     Violation,
 )
+from rules.post import PostRecord
 
 Row = dict[str, Any]
 NO_SERIALS: Mapping[str, str] = MappingProxyType({})
@@ -252,6 +254,7 @@ def wire_violation(
     reason: str,
     revision: int,
     changed_at: Instant,
+    window: str = "",
 ) -> Row:
     """违规.  ``state`` is ``active`` or ``withdrawn``; ``reason`` says why it was withdrawn."""
     return {
@@ -262,6 +265,7 @@ def wire_violation(
         "unit": violation.unit,
         "work_date": violation.work_date,
         "segment": violation.segment,
+        "window": window,
         "severity": violation.severity,
         "points": violation.points,
         "minutes": violation.minutes,
@@ -503,6 +507,50 @@ def wire_window(
             {"ticket": one.ticket, "since": instant_text(one.since, zone), "device": one.device}
             for one in record.unmatched_shown
             if one.until is None
+        ],
+        "revision": revision,
+        "updated_at": instant_text(changed_at, zone),
+    }
+
+
+POST_ZH = {
+    "present": "在岗", "still": "在岗（久未活动）", "away": "离岗", "excused": "暂停服务",
+    "learning": "学习中", "unknown": "未知", "closed": "非工作时间",
+}  # fmt: skip
+
+
+def wire_post(
+    post: PostRecord, zone: ZoneInfo, work_date: str, revision: int, changed_at: Instant
+) -> Row:
+    """在岗状态 of a window's post on a date; ``state`` is as of ``updated_at``.  A vacancy's
+    ``ended_at`` is none while it goes on; its ``minutes`` are then those so far."""
+    return {
+        "window": post.window,
+        "work_date": work_date,
+        "state": post.state,
+        "state_zh": POST_ZH[post.state],
+        "since": instant_text(post.since, zone),
+        "evidence": post.evidence,
+        "staffed_minutes": post.figures.staffed,
+        "unknown_minutes": post.figures.unknown,
+        "vacancies": [
+            {
+                "id": one.id,
+                "segment": one.segment,
+                "began_at": instant_text(one.began_at, zone),
+                "ended_at": _text_or_none(one.ended_at, zone),
+                "minutes": one.lasted // MINUTE,
+                "left": one.left,
+                "person_code": one.person,
+                "people": one.people,
+                "signals": one.signals,
+                "confirmed": one.confirmed,
+                "review": one.review,
+                "waiting": one.waiting,
+                "snapshots": one.snapshots,
+                "evidence": one.readings,
+            }
+            for one in post.vacancies
         ],
         "revision": revision,
         "updated_at": instant_text(changed_at, zone),

@@ -17,7 +17,7 @@ import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, is_dataclass
 from dataclasses import fields as dataclass_fields
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from difflib import get_close_matches
 from functools import cache
 from hashlib import blake2b
@@ -46,18 +46,21 @@ from config.settings import (
     BoardTexts,
     BrokerSettings,
     CalendarSettings,
+    CounterSettings,
     DeviceSettings,
     HallSettings,
     InfluxSinkSettings,
     LogSettings,
     PersonSettings,
     PolicySettings,
+    PresenceSettings,
     RosterSettings,
     RuleVersion,
     Section,
     SegmentSettings,
     Settings,
     SinkSettings,
+    SnapshotSettings,
     StorageSettings,
     TimetableSettings,
     UnitSettings,
@@ -66,8 +69,10 @@ from config.settings import (
 )
 from config.source import Document, KeyPath, Place, Problem, SettingsError, read_document, spell
 from config.tables import TableErrors, read_people
+from rules.counter import CounterPolicy
 from rules.engine import Rulebook
 from rules.model import DayKind, Instant, Person, Policy, RosterEntry, SegmentRule
+from rules.post import PostPolicy
 from rules.workdays import (
     Calendar,
     Timetable,
@@ -112,6 +117,10 @@ class DeviceSpec:
     attendance: bool
     in_service: bool
     options: Any
+    camera: bool = False
+    watches: tuple[str, ...] = ()
+    """The windows whose posts it sees."""
+    maintainer: str = ""
 
 
 class Roster(Struct, frozen=True):
@@ -164,6 +173,9 @@ class Hall:
     rosters: Mapping[tuple[str, str], tuple[Roster, ...]]
     """By ``("person", code)`` or ``("window", id)``, the latest first."""
     policy: Policy
+    counter: CounterPolicy
+    presence: PostPolicy
+    snapshots: SnapshotSettings
     rulebook: Rulebook
     devices: tuple[DeviceSpec, ...]
     boards: tuple[BoardSettings, ...]
@@ -203,6 +215,16 @@ class Hall:
         else:
             base = self._on(self.timetable, day) if kind.works else ()
         return _with_duty(base, self._on(entry.duty, day)) if entry.duty else base
+
+    def closed(self, at: Instant) -> bool:
+        """Whether an instant lies outside the hall's working time."""
+        local = datetime.fromtimestamp(at / 1000, self.zone)
+        for back in (0, 1):  # a segment may end after midnight
+            day = local.date() - timedelta(days=back)
+            minute = local.hour * 60 + local.minute + back * 1440
+            if any(one.starts <= minute < one.ends for one in self.segment_rules(Person(""), day)):
+                return False
+        return True
 
     def appeal_ends(self, day: date) -> Instant:
         """End of the appeal window for facts of the date."""
@@ -422,15 +444,14 @@ def _rule_classes() -> dict[str, type]:
 
 
 def _driver_names() -> list[str]:
-    """Every driver that can be imported here."""
-    names = []
-    for module in iter_modules(drivers.__path__):
-        try:
-            if hasattr(import_module(f"drivers.{module.name}"), "DRIVER"):
-                names.append(module.name)
-        except ImportError:
-            continue
-    return names
+    """Every driver there is, by its source: importing them all would load what only some need."""
+    folder = Path(drivers.__path__[0])
+    sources = {one.name: folder / f"{one.name}.py" for one in iter_modules(drivers.__path__)}
+    return [
+        name
+        for name, source in sources.items()
+        if source.is_file() and "\nDRIVER = " in source.read_text("utf-8")
+    ]
 
 
 # --------------------------------------------------------------------------------------------
@@ -686,6 +707,9 @@ class _Building:
 
         hall = self.section("hall", HallSettings, None)
         policy = self.section("policy", PolicySettings, PolicySettings())
+        counter = self.section("counter", CounterSettings, CounterSettings())
+        presence = self.section("presence", PresenceSettings, PresenceSettings())
+        snapshots = self.section("snapshots", SnapshotSettings, SnapshotSettings())
         broker = self.section("broker", BrokerSettings, BrokerSettings())
         api = self.section("api", ApiSettings, ApiSettings())
         storage = self.section("storage", StorageSettings, StorageSettings())
@@ -701,7 +725,10 @@ class _Building:
         boards = self.boards(windows, devices)
         sinks = self.sinks()
         self.ports(broker, api)
-        if self.problems or not (hall and policy and broker and api and storage and log):
+        if self.problems or not (
+            hall and policy and counter and presence and snapshots
+            and broker and api and storage and log
+        ):  # fmt: skip
             return None
         self.gaps(timetables[hall.timetable], calendar)
         judged = (
@@ -713,8 +740,12 @@ class _Building:
             sorted(timetables.items()),
             sorted(rosters.items()),
             policy.model_dump(),
+            counter.model_dump(),
+            presence.model_dump(),
             rule_entries,
-            [(device.id, device.name, device.attendance, device.in_service) for device in devices],
+            [(one.id, one.name, one.attendance, one.in_service) for one in devices],
+            [(one.id, one.camera, one.watches, one.maintainer) for one in devices],
+            [one.id for one in windows.values() if one.required_open],
         )
         written = msgspec.json.encode(judged)
         return Hall(
@@ -733,6 +764,9 @@ class _Building:
             timetable=hall.timetable,
             rosters=rosters,
             policy=Policy(**policy.model_dump()),
+            counter=CounterPolicy(**counter.model_dump()),
+            presence=PostPolicy(**presence.model_dump()),
+            snapshots=snapshots,
             rulebook=rulebook,
             devices=devices,
             boards=boards,
@@ -1111,6 +1145,9 @@ class _Building:
                     attendance=common.attendance and driver.attendance,
                     in_service=not common.out_of_service,
                     options=options,
+                    camera=(camera := getattr(driver, "camera", False)),
+                    watches=self.watched(path, common, options) if camera else (),
+                    maintainer=common.maintainer,
                 )
                 found.append((path, spec))
             if common is not None and common.id in _RESERVED:
@@ -1121,6 +1158,19 @@ class _Building:
                 )
         self.links([(path, spec) for path, spec in found if spec.in_service and spec.options])
         return tuple(spec for _, spec in found)
+
+    def watched(self, path: KeyPath, common: DeviceSettings, options: Any) -> tuple[str, ...]:
+        """The windows whose posts a camera sees: those of its options, and its own."""
+        named = options.windows() if hasattr(options, "windows") else ()
+        known = self.given("windows", "id")
+        for window in named:
+            if window not in known:
+                self.report(
+                    (*path, "posts"),
+                    f"没有窗口 {_shown(window)}",
+                    f"unknown window {_shown(window)}",
+                )
+        return tuple(dict.fromkeys((*named, *([common.window] if common.window else ()))))
 
     def driver(self, path: KeyPath, name: str) -> Any:
         """The ``DRIVER`` of that name, or none."""

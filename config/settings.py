@@ -144,6 +144,8 @@ class WindowSettings(Section):
     name: Name
     unit: Id | None = None
     area: str = ""
+    required_open: bool = True
+    """Its post is to be staffed in the hall's working time."""
 
 
 class PersonSettings(Section):
@@ -242,6 +244,43 @@ class PolicySettings(Section):
     lock_workday: Annotated[int, Field(ge=1, le=15)] = 5
 
 
+class CounterSettings(Section):
+    """``rules.counter.CounterPolicy``, with the limits of its values."""
+
+    same_event_seconds: Annotated[int, Field(ge=0, le=60)] = 5
+    repeat_seconds: Annotated[int, Field(ge=0, le=60)] = 5
+    skew_seconds: Annotated[int, Field(ge=0, le=3600)] = 120
+    match_before: Minutes = 10
+    match_after: Minutes = 2
+    late_rating_days: Annotated[int, Field(ge=1, le=30)] = 30
+    live_minutes: Minutes = 60
+    assign_minutes: Minutes = 5
+    contact_workdays: Annotated[int, Field(ge=1, le=15)] = 1
+    close_workdays: Annotated[int, Field(ge=1, le=15)] = 5
+    plan_workdays: Annotated[int, Field(ge=1, le=15)] = 10
+    outer_workdays: Annotated[int, Field(ge=1, le=15)] = 15
+    review_workdays: Annotated[int, Field(ge=1, le=15)] = 3
+    contact_tries: Annotated[int, Field(ge=1, le=20)] = 3
+    contact_days: Annotated[int, Field(ge=1, le=15)] = 2
+
+
+class PresenceSettings(Section):
+    """``rules.post.PostPolicy``, with the limits of its values."""
+
+    return_seconds: Annotated[int, Field(ge=0, le=600)] = 10
+    activity_seconds: Annotated[int, Field(ge=0, le=3600)] = 120
+    pause_minutes: Minutes = 20
+    still_counts_as_absent: bool = False
+
+
+class SnapshotSettings(Section):
+    """Evidence pictures: ``false`` for none at all; how long and how many are kept."""
+
+    enabled: bool = True
+    keep_days: Annotated[int, Field(ge=1, le=90)] = 7
+    max_mb: Annotated[int, Field(ge=1, le=100_000)] = 200
+
+
 class RuleVersion(Section):
     """What every version of a rule has beside the rule's own options."""
 
@@ -259,6 +298,8 @@ class DeviceSettings(Section):
     place: str = ""
     attendance: bool = True
     """Its punches count and its outages excuse."""
+    maintainer: str = ""
+    """The named technician who mends it."""
     out_of_service: bool = False
     """Not watched, and nobody waits for its data."""
 
@@ -365,6 +406,9 @@ class Settings(Section):
     rosters: tuple[RosterSettings, ...] = ()
     calendar: CalendarSettings = CalendarSettings()
     policy: PolicySettings = PolicySettings()
+    counter: CounterSettings = CounterSettings()
+    presence: PresenceSettings = PresenceSettings()
+    snapshots: SnapshotSettings = SnapshotSettings()
     rules: dict[str, Any] = Field(default_factory=dict)
     devices: tuple[dict[str, Any], ...] = ()
     boards: tuple[BoardSettings, ...] = ()

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from datetime import date
 from importlib import import_module
@@ -37,6 +37,12 @@ cli = typer.Typer(
 )
 tokens = typer.Typer(help="API tokens. 接口令牌。", no_args_is_help=True, rich_markup_mode=None)
 cli.add_typer(tokens, name="token")
+cameras = typer.Typer(
+    help="Aiming and teaching cameras. 摄像头对准与学习。",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+cli.add_typer(cameras, name="camera")
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -121,7 +127,7 @@ async def _run(hall: Hall, config: Path) -> int:
         loop.add_signal_handler(number, ending.set)
     loop.add_signal_handler(signal.SIGHUP, reloads.put_nowait, None)
     await app.start()
-    control = ControlServer(app.pipeline, app.clock, hall.state_dir)
+    control = ControlServer(app.pipeline, app.clock, hall.state_dir, app.supervisor.set_marks)
     await control.start()
     assert app.api is not None
     log.info("started", version=app.version, api=app.api.address, state=str(hall.state_dir))
@@ -535,6 +541,69 @@ def token_revoke(token_id: str, config: Settings) -> None:
     if answer.error:
         fail(answer.error, 1)
     out.print("已吊销 revoked")
+
+
+@cameras.command("aim", epilog="Example: hallwatch camera aim hall-03 -o aim.jpg -c hallwatch.toml")
+def camera_aim(
+    camera: Annotated[str, typer.Argument(metavar="ID", help="The camera's id.")],
+    config: Settings,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="PICTURE.jpg", help="Without it ID-aim.jpg, here."),
+    ] = None,
+) -> None:
+    """Look for 5 s: the picture with its posts, scores and faults. 对准岗位。"""
+    from daemon.camera import aim
+
+    hall = settings(config)
+    with _camera_problems():
+        _warn(aim(out, hall, camera, output or Path(f"{camera}-aim.jpg")))
+
+
+@cameras.command("learn-empty", epilog="Example: hallwatch camera learn-empty hall-03 -c FILE")
+def camera_learn_empty(
+    camera: Annotated[str, typer.Argument(metavar="ID", help="The camera's id.")],
+    config: Settings,
+    window: Annotated[str, typer.Option(help="Only this window's post.")] = "",
+) -> None:
+    """Look for 30 s while nobody is there, and learn it, for the present light. 学习空岗。"""
+    from daemon.camera import teach
+
+    hall = settings(config)
+    with _camera_problems():
+        _warn(teach(out, hall, camera, window, occupied=False))
+
+
+@cameras.command(
+    "learn-occupied", epilog="Example: hallwatch camera learn-occupied hall-03 -c FILE"
+)
+def camera_learn_occupied(
+    camera: Annotated[str, typer.Argument(metavar="ID", help="The camera's id.")],
+    config: Settings,
+    window: Annotated[str, typer.Option(help="Only this window's post.")] = "",
+) -> None:
+    """Look for 30 s while the clerk sits there: sets the thresholds. 学习有人。"""
+    from daemon.camera import teach
+
+    hall = settings(config)
+    with _camera_problems():
+        _warn(teach(out, hall, camera, window, occupied=True))
+
+
+@contextmanager
+def _camera_problems() -> Iterator[None]:
+    from daemon.camera import CameraProblem
+
+    try:
+        with known_problems(), err.status("正在看画面 looking…"):
+            yield
+    except CameraProblem as problem:
+        fail(problem, 1)
+
+
+def _warn(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        err.print(sentence, markup=False)
 
 
 @cli.command(epilog="Example: hallwatch backup /var/backups/hallwatch.db -c hallwatch.toml")

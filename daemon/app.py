@@ -37,18 +37,20 @@ from daemon.boards import Places
 from daemon.broker import EmbeddedBroker
 from daemon.charts import Charts, readings_after
 from daemon.clock import Clock
+from daemon.counter import CounterGatherer
 from daemon.database import FILE_NAME, StateLock, open_reader
 from daemon.facts import Gatherer
 from daemon.orders import Orders
 from daemon.outbox import Change, Outbox
 from daemon.pipeline import Happening, Pipeline
 from daemon.sinks.mqtt import MqttSettings, MqttSink
+from daemon.snapshots import Snapshots
 from daemon.store import DEVICE_COLUMNS, device_row
 from daemon.supervisor import Supervisor
 from rules import self_check
 from rules.counter import Window, WindowRecord
-from rules.engine import Explanation, explain
-from rules.model import MINUTE, DaemonAlive, DeviceEvent, Instant, Person, Reading
+from rules.engine import Explanation, PostExplanation, explain, explain_post
+from rules.model import MINUTE, DaemonAlive, DeviceEvent, Instant, Person, Reading, VideoMonth
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -80,7 +82,12 @@ class App:
         except BaseException:
             self._lock.release()
             raise
-        self.supervisor = Supervisor(self.pipeline, self.clock)
+        self.snapshots = Snapshots(
+            hall.state_dir / "snapshots", hall.snapshots.keep_days, hall.snapshots.max_mb
+        )
+        self.snapshots.wanted = hall.snapshots.enabled
+        self.supervisor = Supervisor(self.pipeline, self.clock, self.snapshots)
+        self.supervisor.closed = lambda at: self.hall.closed(at)
         self.api: ApiServer | None = None
         self._broker: EmbeddedBroker | None = None
         self._broker_loop = LoopThread("broker")
@@ -154,7 +161,12 @@ class App:
         await asyncio.to_thread(self._start_outbox)
         reader = AppReader(self)
         self.watch(reader.changed)
-        self.api = ApiServer(reader, self.hall.api.host, self.hall.api.port)
+        self.api = ApiServer(
+            reader,
+            self.hall.api.host,
+            self.hall.api.port,
+            self.snapshots if self.hall.snapshots.enabled else None,
+        )
         await asyncio.to_thread(self.api.start)
         await self.supervisor.apply(self.hall.devices, self.hall.zone, list(self.hall.windows))
         await self._begin_orders()
@@ -188,7 +200,7 @@ class App:
         The state directory, the API's address and the broker cannot change while running; such a
         change is logged and waits for a restart.
         """
-        for name in ("state_dir", "api", "broker", "storage"):
+        for name in ("state_dir", "api", "broker", "storage", "snapshots"):
             if getattr(hall, name) != getattr(self.hall, name):
                 log.warning("needs_restart", settings=name)
         await asyncio.wrap_future(self.pipeline.reload(hall))
@@ -197,6 +209,7 @@ class App:
             for name in ("sinks", "zone", "windows", "boards")
         )
         self.hall = hall
+        self.snapshots.wanted = hall.snapshots.enabled
         if sinks_changed:
             await asyncio.to_thread(self._stop_outbox)
             await asyncio.to_thread(self._start_outbox)
@@ -404,6 +417,8 @@ class App:
         for minute in count(1):
             await self.clock.sleep(60.0)
             self._note_shortages()
+            if minute % 60 == 1:
+                await asyncio.to_thread(self.snapshots.tidy, self.clock.now())
             await asyncio.to_thread(self._charts.write_metrics, self.clock.now(), self._metrics())
             if minute % 60:
                 continue
@@ -430,7 +445,7 @@ class App:
                 (rows,) = connection.execute("SELECT count(*) FROM change").fetchone()
                 connection.execute(
                     "DELETE FROM change WHERE seq IN (SELECT seq FROM change old"
-                    " WHERE kind IN ('device', 'window', 'area') AND EXISTS (SELECT 1 FROM"
+                    " WHERE kind IN ('device', 'window', 'area', 'post') AND EXISTS (SELECT 1 FROM"
                     " change new WHERE new.kind = old.kind AND new.key = old.key"
                     " AND new.seq > old.seq)"
                     " ORDER BY seq LIMIT ?)",
@@ -445,6 +460,7 @@ class App:
             "readings_total": self.pipeline.readings,
             "repeats_total": self.pipeline.repeats,
             "judgement_failures_total": self.pipeline.failures,
+            "snapshot_errors_total": self.snapshots.errors,
         }
         for state in self.outbox.state() if self.outbox else ():
             values[f"sink_lag.{state.sink}"] = state.lag
@@ -568,17 +584,17 @@ class AppReader:
     def _explain(self, violation_id: str) -> Mapping[str, Any] | None:
         with closing(open_reader(self._app.path)) as connection:
             row = connection.execute(
-                "SELECT v.person, v.work_date, d.as_of FROM violation v LEFT JOIN attendance_day d"
+                "SELECT v.person, v.work_date, v.window, d.as_of FROM violation v"
+                " LEFT JOIN attendance_day d"
                 " ON d.work_date = v.work_date AND d.person = v.person WHERE v.id = ?",
                 (violation_id,),
             ).fetchone()
             if row is None:
                 return None
-            code, work_date, as_of = row
-            installed = connection.execute(
-                "SELECT value FROM meta WHERE name = 'installed_on'"
-            ).fetchone()
-            gatherer = Gatherer(connection, self._app.hall, date.fromisoformat(installed[0]))
+            code, work_date, window, as_of = row
+            gatherer = self._gatherer(connection)
+            if window:
+                return self._explain_post(connection, gatherer, window, work_date, violation_id)
             person = gatherer.person(code)
             if person is None:
                 return None
@@ -587,6 +603,37 @@ class AppReader:
             )
             explanation = explain(day, self._app.hall.rulebook, violation_id)
             return None if explanation is None else explained(explanation, self.zone)
+
+    async def video_month(self, first: date) -> VideoMonth:
+        return await asyncio.to_thread(self._video_month, first)
+
+    def _video_month(self, first: date) -> VideoMonth:
+        with closing(open_reader(self._app.path)) as connection:
+            return self._gatherer(connection).video_month(first, self._app.clock.now())
+
+    def _gatherer(self, connection: sqlite3.Connection) -> Gatherer:
+        (installed,) = connection.execute(
+            "SELECT value FROM meta WHERE name = 'installed_on'"
+        ).fetchone()
+        return Gatherer(connection, self._app.hall, date.fromisoformat(installed))
+
+    def _explain_post(
+        self,
+        connection: sqlite3.Connection,
+        gatherer: Gatherer,
+        window: str,
+        work_date: str,
+        violation_id: str,
+    ) -> Mapping[str, Any] | None:
+        row = connection.execute(
+            "SELECT as_of FROM post_day WHERE work_date = ? AND window = ?", (work_date, window)
+        ).fetchone()
+        counter = CounterGatherer(connection, self._app.hall, gatherer)
+        if row is None or window not in counter.windows:
+            return None
+        day = counter.post_of(counter.windows[window], date.fromisoformat(work_date), row[0])
+        why = explain_post(day, self._app.hall.rulebook, violation_id)
+        return None if why is None else explained(why, self.zone)
 
     async def record(self, readings: Sequence[Reading], remember: Remembered | None) -> None:
         row = None if remember is None else msgspec.structs.astuple(remember)
@@ -640,10 +687,13 @@ class LoopThread:
 class ApiServer:
     """uvicorn in a thread and event loop of its own: a slow question never delays a device."""
 
-    def __init__(self, reader: AppReader, host: str, port: int) -> None:
+    def __init__(
+        self, reader: AppReader, host: str, port: int, snapshots: Snapshots | None
+    ) -> None:
         self.host = host
         self.port = port
         self._reader = reader
+        self._snapshots = snapshots
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -655,7 +705,7 @@ class ApiServer:
         # Called in the server's thread: devices need not wait until FastAPI is imported.
         from api.app import create_app
 
-        return create_app(self._reader, version=version("hallwatch"))
+        return create_app(self._reader, snapshots=self._snapshots, version=version("hallwatch"))
 
     def start(self) -> None:
         """Listen and serve.  Raises ``OSError`` when the address cannot be had."""
@@ -701,20 +751,22 @@ class ApiServer:
 
 _INSTANTS = frozenset(
     (
-        "as_of", "closes", "complete_until", "device_at", "ends", "event_at", "event_time",
-        "opens", "received_at", "since", "starts", "target", "until",
+        "as_of", "at", "began_at", "closes", "complete_until", "device_at", "ended_at", "ends",
+        "event_at", "event_time", "opens", "received_at", "since", "starts", "target", "until",
     )
 )  # fmt: skip
 
 
-def explained(explanation: Explanation, zone: ZoneInfo) -> Mapping[str, Any]:
+def explained(explanation: Explanation | PostExplanation, zone: ZoneInfo) -> Mapping[str, Any]:
     """An explanation ready for JSON, its instants as text."""
 
     def told(value: Any, name: str = "") -> Any:
         if isinstance(value, dict):
             return {key: told(inner, key) for key, inner in value.items()}
         if isinstance(value, list | tuple):
-            return [told(inner, "starts" if name == "worked" else name) for inner in value]
+            return [
+                told(inner, "starts" if name in ("worked", "parts") else name) for inner in value
+            ]
         if name in _INSTANTS and type(value) is int:
             return instant_text(value, zone)
         return value

@@ -18,5 +18,9 @@ class Clock:
         """Milliseconds since 1970-01-01T00:00Z."""
         return time.time_ns() // 1_000_000
 
+    def steady(self) -> Instant:
+        """Milliseconds since some moment; only goes forward, whatever the clock is set to."""
+        return time.monotonic_ns() // 1_000_000
+
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -11,6 +11,7 @@ import asyncio
 import secrets
 import socket
 import sqlite3
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
@@ -32,15 +33,18 @@ LIMIT = 64 << 20
 
 class Request(Struct, frozen=True, omit_defaults=True):
     """``record``: journal the ``bodies`` as told by ``source``, all or none.  ``token_add`` and
-    ``token_revoke`` change the API's tokens; the secret itself is never sent, only its hash."""
+    ``token_revoke`` change the API's tokens; the secret itself is never sent, only its hash.
+    ``marks``: store a device's resume points (what a camera learned) and have them used."""
 
-    op: Literal["record", "token_add", "token_revoke"]
+    op: Literal["record", "token_add", "token_revoke", "marks"]
     source: str = ""
     bodies: tuple[Body, ...] = ()
     token_id: str = ""
     name: str = ""
     scopes: str = ""
     hash: bytes = b""
+    device: str = ""
+    marks: dict[str, str] = {}
 
 
 class Answer(Struct, frozen=True):
@@ -73,6 +77,13 @@ def change_tokens(connection: sqlite3.Connection, request: Request, now: Instant
     return Answer(revoked)
 
 
+def store_marks(connection: sqlite3.Connection, request: Request) -> Answer:
+    """Store a device's resume points, inside the caller's transaction."""
+    rows = [(request.device, name, value) for name, value in request.marks.items()]
+    connection.executemany("INSERT OR REPLACE INTO mark VALUES (?, ?, ?)", rows)
+    return Answer(len(rows))
+
+
 def readings_of(request: Request, now: Instant) -> list[Reading]:
     return [Reading(request.source, now, body) for body in request.bodies]
 
@@ -80,9 +91,17 @@ def readings_of(request: Request, now: Instant) -> list[Reading]:
 class ControlServer:
     """The daemon's side of the socket."""
 
-    def __init__(self, pipeline: Pipeline, clock: Clock, directory: Path) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        clock: Clock,
+        directory: Path,
+        marked: Callable[[str, Mapping[str, str]], None],
+    ) -> None:
+        """``marked`` is told of resume points that were stored for a device."""
         self._pipeline = pipeline
         self._clock = clock
+        self._marked = marked
         self._path = directory / SOCKET_NAME
         self._server: asyncio.Server | None = None
 
@@ -114,6 +133,12 @@ class ControlServer:
         now = self._clock.now()
         if request.op == "record":
             return Answer(await self._pipeline.tell(readings_of(request, now)))
+        if request.op == "marks":
+            stored = await asyncio.wrap_future(
+                self._pipeline.call(lambda connection: store_marks(connection, request))
+            )
+            self._marked(request.device, request.marks)
+            return stored
         return await asyncio.wrap_future(
             self._pipeline.call(lambda connection: change_tokens(connection, request, now))
         )
@@ -145,6 +170,8 @@ def _apply(connection: sqlite3.Connection, hall: Hall, request: Request) -> Answ
         # The daemon judges what it finds in the journal when it starts.
         journal = Journal(connection, hall.zone)
         answer = Answer(journal.append([(readings_of(request, now), now)]))
+    elif request.op == "marks":
+        answer = store_marks(connection, request)
     else:
         answer = change_tokens(connection, request, now)
     connection.execute("COMMIT")

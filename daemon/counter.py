@@ -6,12 +6,13 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from config.load import Hall
 from daemon.facts import Gatherer, Paths
+from daemon.posts import PostGatherer, WaitsOn
 from rules.counter import (
     CounterDay,
     CounterOutcome,
@@ -37,17 +38,23 @@ from rules.model import (
     FollowUpStep,
     Instant,
     Person,
+    PostReview,
     QueueEvent,
     Rating,
     RatingPrompt,
+    Seat,
     Shown,
+    Substitution,
     normal_ticket,
 )
+from rules.post import PostDay, PostOutcome, PostRecord
 from rules.workdays import at_minute, local_midnight, workdays_after
 
 LATE_RATING_DAYS = 30
 """A rating of a service is accepted so many days after it."""
 FOLLOW_UP_WORKDAYS = 15
+LONGEST_STAND_IN = 400
+"""Days of a substitution that are judged anew when it is told."""
 SCALE_DAYS = 30
 """Over which it is looked for levels that a pad cannot give."""
 KEYS = {
@@ -62,9 +69,10 @@ SOURCES = {"rating_pad": "pad", "network_pad": "pad", "queue_display": "display"
 """What a device of a window tells of, by driver; any other tells of the queue."""
 
 _COLUMNS = "at, received_at, device, id, kind, body"
+_rating = msgspec.json.Decoder(Rating).decode
 _SEEN: dict[str, tuple[type, Any]] = {
     "queue": (SeenEvent, msgspec.json.Decoder(QueueEvent).decode),
-    "rating": (SeenRating, msgspec.json.Decoder(Rating).decode),
+    "rating": (SeenRating, _rating),
     "prompt": (SeenPrompt, msgspec.json.Decoder(RatingPrompt).decode),
     "shown": (SeenShown, msgspec.json.Decoder(Shown).decode),
     "follow_up": (SeenStep, msgspec.json.Decoder(FollowUpStep).decode),
@@ -88,6 +96,17 @@ class _Facts(msgspec.Struct):
     steps: list[SeenStep]
 
 
+class WindowJudgement(NamedTuple):
+    """What a window's date comes to, and its post's, which is not judged anew once the month is
+    closed; ``post`` is none where nothing watches it."""
+
+    record: WindowRecord
+    outcome: CounterOutcome
+    post: PostRecord | None
+    post_outcome: PostOutcome
+    waits_on: WaitsOn
+
+
 class CounterGatherer:
     """Builds what the counter's rules see from one connection; the same for the daemon and a
     replay."""
@@ -106,6 +125,7 @@ class CounterGatherer:
             if device.in_service and (device.window or device.driver == "mqtt_counter")
         ]
         self.paths = Paths(connection, [device for device, _, _ in self._sources], 0)
+        self.posts = PostGatherer(connection, hall, gatherer)
         self._resets: dict[date, tuple[tuple[str, Instant], ...]] = {}
         self._hours: dict[date, tuple[Instant | None, Instant | None, tuple[Instant, ...]]] = {}
         (self._last_rating,) = self._execute(
@@ -129,9 +149,22 @@ class CounterGatherer:
                 yield found[0], date.fromisoformat(found[1])
         elif isinstance(body, RatingPrompt | Shown):
             yield body.window, own
+            if isinstance(body, RatingPrompt):
+                yield from self._ratings_of(body.session, day)
+        elif isinstance(body, Seat):
+            at = self._gatherer.bounds(own)[0]
+            yield from ((body.window, on) for on in self.posts.dates_of(body.window, day, at))
+        elif isinstance(body, PostReview):
+            yield body.window, body.work_date
+        elif isinstance(body, Substitution):
+            days = self._gatherer.days
+            for wording in self._gatherer.said.substitution(body.substitution_id):
+                last = min(days.day(wording.ends), days.day(wording.starts) + LONGEST_STAND_IN)
+                for on in range(days.day(wording.starts), last + 1):
+                    yield wording.window, date.fromordinal(on)
         elif isinstance(body, QueueEvent):
             yield body.window, own
-            if body.event == "batch_abandoned":
+            if body.event == "batch_abandoned" and not body.window:
                 yield from ((window, own) for window in self.windows)
             elif body.ticket:
                 for (window,) in self._execute(
@@ -141,9 +174,11 @@ class CounterGatherer:
                 ):
                     if window != body.window:
                         yield window, own
+                yield from self._ratings_of(body.ticket, day)
 
     def seen_by(self, device: str, day: int) -> Iterator[tuple[str, date]]:
         """The windows' days that a device being lost or found bears on."""
+        yield from ((window, date.fromordinal(day)) for window in self.posts.seen_by(device))
         for source, window, _ in self._sources:
             if source == device:
                 for one in (window,) if window else self.windows:
@@ -152,14 +187,32 @@ class CounterGatherer:
                     ).fetchone():
                         yield one, date.fromordinal(day)
 
+    def _ratings_of(self, ref: str, day: int) -> Iterator[tuple[str, date]]:
+        """The windows' days that ratings of this session or ticket belonged to and belong to now
+        that more is known of it."""
+        if not ref or self._last_rating < day:
+            return
+        for told, text in self._execute(
+            "SELECT day, body FROM reading INDEXED BY reading_ref"
+            f" WHERE kind = 'rating' AND {_NOT_QUEUE} AND ref = ? AND day BETWEEN ? AND ?",
+            (ref, day, day + LATE_RATING_DAYS),
+        ).fetchall():
+            rating = _rating(text)
+            yield rating.window, self._date_of(rating, told)
+            before = self._execute(
+                "SELECT work_date FROM rating WHERE rating_id = ?", (rating.rating_id,)
+            ).fetchone()
+            if before:
+                yield rating.window, date.fromisoformat(before[0])
+
     def _date_of(self, rating: Rating, day: int) -> date:
         """The date a rating belongs to: that of the service which it names, or its own."""
         found: int | None = None
         if rating.session:
             (found,) = self._execute(
-                "SELECT min(day) FROM reading INDEXED BY reading_ref"
-                f" WHERE kind = 'prompt' AND {_NOT_QUEUE} AND ref = ?",
-                (rating.session,),
+                "SELECT max(day) FROM reading INDEXED BY reading_ref"
+                f" WHERE kind = 'prompt' AND {_NOT_QUEUE} AND ref = ? AND day <= ?",
+                (rating.session, day),
             ).fetchone()
         elif rating.service_ref:
             days = range(day, day - LATE_RATING_DAYS - 1, -1)
@@ -228,6 +281,7 @@ class CounterGatherer:
             device_up=self._device_up(work_date, as_of, ("", window.id)),
             workdays_after=after,
             resets=self.resets(work_date, as_of),
+            policy=self._hall.counter,
         )
 
     def counter_day(self, work_date: date, as_of: Instant) -> CounterDay:
@@ -257,6 +311,7 @@ class CounterGatherer:
             device_up=self._device_up(work_date, as_of, None),
             workdays_after=after,
             scales=self._scales(work_date, closes, as_of),
+            policy=self._hall.counter,
         )
 
     def _scales(
@@ -411,12 +466,20 @@ class CounterGatherer:
 
     # -- judging
 
-    def judge_window(
-        self, window: Window, work_date: date, as_of: Instant
-    ) -> tuple[WindowRecord, CounterOutcome]:
+    def post_of(self, window: Window, work_date: date, as_of: Instant) -> PostDay:
+        """A post's date with everything that its rules see."""
+        day = self.window_day(window, work_date, min(as_of, self._hall.locks_at(work_date)))
+        return self.posts.followed(day, follow_window(day))[0]
+
+    def judge_window(self, window: Window, work_date: date, as_of: Instant) -> WindowJudgement:
         day = self.window_day(window, work_date, as_of)
         record = follow_window(day)
-        return record, judge_window(day, record, self._hall.rulebook.window_rules(work_date))
+        outcome = judge_window(day, record, self._hall.rulebook.window_rules(work_date))
+        locks_at = self._hall.locks_at(work_date)
+        if as_of <= locks_at:
+            return WindowJudgement(record, outcome, *self.posts.judge(day, record))
+        closed = self.window_day(window, work_date, locks_at)
+        return WindowJudgement(record, outcome, *self.posts.judge(closed, follow_window(closed)))
 
     def judge_counter(
         self, work_date: date, as_of: Instant

@@ -5,8 +5,12 @@ early, forgetting a punch, staying away, on leave, and excused afterwards; a ter
 network and delivers its log late, and one whose clock is fast.  At the counter visitors take
 tickets, are called, served and asked to rate; one is not satisfied, one has gone.
 
-A day played as fast as it can be has keypads and pads on a serial line, which cost nothing while
-nobody touches them, and the queue system's own words.  Devices that are asked every few seconds
+A camera sees who is at window 01: its clerk leaves for eight minutes, which is a notice, and for
+twenty while visitors wait, which is a violation; when its lens is covered, nobody is accused.
+
+A day played as fast as it can be has keypads and pads on a serial line, a queue system on MQTT and
+a terminal that posts, which cost little while nobody touches them, a camera that takes its time,
+and what another queue system tells over the API.  Devices that are asked every few seconds
 (displays, boards, a fingerprint module, a pad on the network, a Hikvision terminal) are there when
 the demo runs on.
 """
@@ -19,6 +23,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import closing
 from datetime import date, datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -27,18 +32,22 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from api.views import VERDICT_ZH
+from api.views import POST_ZH, VERDICT_ZH
 from config.load import Hall, load
 from daemon.app import App
+from daemon.camera import store_learned
 from daemon.control import Request, change_tokens, new_secret
 from daemon.database import FILE_NAME, open_reader
 from daemon.emulate import DeviceTable, table_text
 from daemon.simulation import Simulation, simulate
 from daemon.store import stored_record
+from drivers.emulators.camera import PICTURE, EmulatedCamera
 from drivers.emulators.fingerprint import FingerprintModule
 from drivers.emulators.hikvision import HikTerminal
+from drivers.emulators.http_terminal import UfaceTerminal
 from drivers.emulators.led_board import Board, BoardLine
-from drivers.emulators.network_pad import HttpPad
+from drivers.emulators.mqtt_counter import QueueHost
+from drivers.emulators.network_pad import HttpPad, MqttPad
 from drivers.emulators.queue_display import DisplayLine, DisplayUnit
 from drivers.emulators.rating_pad import Keypad, Pad, SerialBus
 from drivers.emulators.zk_push import PushTerminal, PushUser
@@ -54,11 +63,16 @@ from rules.model import (
     Reading,
     Slot,
 )
+from rules.post import PostRecord
+from rules.video import FAULT_ZH
 from rules.workdays import at_minute
 
 FIRST_DAY = date(2026, 3, 2)
 ZONE = ZoneInfo("Asia/Shanghai")
 HIK_PASSWORD = "Demo12345"
+POST_TOKEN = "demo-lobby"
+ROOT = "hall/demo"
+"""Of the topics on which the second floor's queue system and pad tell what happens."""
 PEOPLE = (
     ("1001", "林一鸣", "civil", "01"), ("1002", "周二妮", "civil", "02"),
     ("1003", "吴三省", "tax", "03"), ("1004", "郑四喜", "tax", "04"),
@@ -83,8 +97,8 @@ SCRIPT = """
 08:24:15 cable off
 08:26:02 north 1008
 08:27:44 south 1004
-08:28:50 east  1011
-08:28:55 east  1011
+08:28:50 lobby 1011
+08:28:55 lobby 1011
 08:42:20 east  1002
 08:52:00 south 1003
 09:20:00 cable on
@@ -95,7 +109,7 @@ SCRIPT = """
 12:04:00 west  1010
 12:04:40 north 1008
 12:05:00 door  1009
-12:06:00 east  1011
+12:06:00 lobby 1011
 14:10:00 west  7777
 14:18:00 east  1001
 14:19:00 east  1002
@@ -107,7 +121,7 @@ SCRIPT = """
 14:24:00 north 1008
 14:25:00 door  1009
 14:38:00 west  1010
-14:27:00 east  1011
+14:27:00 lobby 1011
 15:10:00 leave 1010 14:30 15:00
 16:00:00 west  7777
 17:52:00 south 1004
@@ -119,7 +133,7 @@ SCRIPT = """
 18:04:00 north 1008
 18:05:00 door  1009
 18:06:00 west  1010
-18:07:00 east  1011
+18:07:00 lobby 1011
 """
 """What happens: at a terminal somebody punches; north's cable is pulled and plugged in again; leave
 is entered afterwards.  1006 never comes; 1007 has leave in the morning."""
@@ -141,9 +155,14 @@ COUNTER_SCRIPT = """
 09:02:00 finish 03
 09:02:15 rate 03 2
 09:04:00 follow 03 assigned
+09:05:00 login 05
+09:06:00 ticket D001
+09:08:00 call 05 D001
 09:10:00 ticket A003
 09:11:00 call 01 A003
 09:17:40 finish 01
+09:19:00 finish 05
+09:19:20 rate 05 5
 09:30:00 follow 03 contacting
 09:40:00 ticket A004
 09:41:00 call 01 A004
@@ -151,7 +170,12 @@ COUNTER_SCRIPT = """
 09:44:00 give_up 01
 09:50:00 follow 03 fix_now
 10:05:00 ticket B002
+10:12:00 ticket D002
+10:13:30 call 05 D002
+10:15:00 recall 05
 10:24:00 call 03 B002
+10:26:00 finish 05
+10:26:10 rate 05 4
 10:30:00 follow 03 fed_back
 10:31:00 finish 03
 10:31:20 rate 03 3
@@ -167,9 +191,14 @@ COUNTER_SCRIPT = """
 15:32:00 call 01 A006
 15:40:00 finish 01
 15:40:15 rate 01 4
+16:02:00 ticket A007
+16:21:00 call 01 A007
+16:28:00 finish 01
+16:28:20 rate 01 5
 """
 """At the windows: staff log in to the queue system, visitors take tickets, the keys of the windows'
-keypads and pads are pressed; a bad rating is followed up."""
+keypads and pads are pressed; a bad rating is followed up.  Window 05 is on the second floor, whose
+queue system and pad speak MQTT."""
 
 LIVE_SCRIPT = """
 08:40:00 login 04
@@ -194,6 +223,16 @@ LIVE_SCRIPT = """
 """
 """What the devices do that are there only when the demo runs on."""
 
+CAMERA_SCRIPT = """
+00:00:00 08:26:30 away
+10:39:55 10:47:45 away
+12:00:55 14:20:00 away
+15:59:55 16:19:45 away
+17:10:00 17:20:00 covered
+18:00:55 24:00:00 away
+"""
+"""What the camera sees, from when until when; at other times the clerk sits there."""
+
 AT_THE_COUNTER = frozenset(
     ("ticket", "login", "call", "recall", "give_up", "pause", "finish", "rate", "follow", "display")
 )
@@ -202,6 +241,11 @@ LULL, LULL_PACE = 5 * MINUTE, 5
 STAFF = {window: code for code, _, _, window in PEOPLE}
 BUS_WINDOWS = ("01", "02", "03")
 NETWORK_WINDOW = "04"
+MQTT_WINDOW, MQTT_QUEUE = "05", "D"
+CAMERA, CAMERA_WINDOW, CAMERA_PASSWORD = "cam-1", "01", "Demo12345"
+CAMERA_INTERVAL, CAMERA_PACE, CAMERA_SLOWEST = 10, 60, 600
+"""Seconds between two pictures: the camera takes its time, so that hours of them go by quickly."""
+CAMERA_BUSY = 4 * MINUTE
 PAD_KEYS = {5: 0, 4: 1, 3: 2, 2: 3}
 """A pad's keys from left to right, by level: 非常满意 满意 基本满意 不满意."""
 
@@ -225,6 +269,10 @@ class DemoHall:
         }  # fmt: skip
         self.polled["door"].set_clock_offset(95)
         self.pushing: dict[str, PushTerminal] = {}
+        self.lobby = UfaceTerminal(
+            "DEMO20250006", ("127.0.0.1", _free_port()), f"/terminal/{POST_TOKEN}",
+            clock=self.true_time, sleep=sleep, heartbeat=600,
+        )  # fmt: skip
         self.finger: FingerprintModule | None = None
         self.hik: HikTerminal | None = None
         if live:
@@ -232,10 +280,11 @@ class DemoHall:
             self.hik = HikTerminal(clock=clock, password=HIK_PASSWORD, sleep=sleep)
         self._touches: set[asyncio.Task[None]] = set()
 
+    def true_time(self) -> datetime:
+        return datetime.fromtimestamp(self._simulation.clock.now() / 1000, ZONE)
+
     def wall(self) -> datetime:
-        return datetime.fromtimestamp(self._simulation.clock.now() / 1000, ZONE).replace(
-            tzinfo=None
-        )
+        return self.true_time().replace(tzinfo=None)
 
     async def start_polled(self, folder: Path) -> list[DeviceTable]:
         """Their settings."""
@@ -251,6 +300,12 @@ class DemoHall:
             if id_ == "door":
                 table["comm_key_file"] = "comm_key"
             tables.append(table)
+        (folder / "lobby_token").write_text(f"{POST_TOKEN}\n")
+        tables.append({
+            "id": "lobby", "name": "大厅宇泛人脸机", "driver": "http_terminal", "maker": "uface",
+            "serial": self.lobby.serial, "port": self.lobby.server[1],
+            "token_file": "lobby_token", "silent_s": 1500,
+        })  # fmt: skip
         if self.finger is not None:
             pages = {f"{page}": code for page, (code, *_) in enumerate(PEOPLE, 1)}
             tables.append({
@@ -282,8 +337,10 @@ class DemoHall:
                 sleep=self._simulation.clock.sleep,
             )  # fmt: skip
             await terminal.start()
+        await self.lobby.start()
 
     async def stop(self) -> None:
+        await self.lobby.stop()
         for polled in self.polled.values():
             await polled.stop()
         for pushing in self.pushing.values():
@@ -305,6 +362,8 @@ class DemoHall:
         elif what == "leave":
             person, starts, ends = words
             await app.pipeline.tell((self.leave(day, person, starts, ends),))
+        elif what == "lobby":
+            await self.lobby.recognise(words[0])
         elif what == "finger":
             if self.finger is not None:
                 # The finger rests until it is looked for, and for that the time has to go on.
@@ -356,7 +415,9 @@ class DemoCounter:
         self._network_pad: HttpPad | None = None
         self._beating: asyncio.Task[None] | None = None
         self._waiting: list[str] = []
-        self._calls = 0
+        self._called: dict[str, str] = {}
+        self.broker = ("127.0.0.1", _free_port())
+        self._queue_host = QueueHost("queue-2", self.broker, self._true_time, ROOT)
 
     async def start(self) -> list[DeviceTable]:
         """Their settings.  None of them is an attendance terminal."""
@@ -370,6 +431,10 @@ class DemoCounter:
             }
             for address, window in enumerate(BUS_WINDOWS, 1)
         ]  # fmt: skip
+        tables.append({
+            "id": "floor-2", "name": "二层排队叫号系统", "driver": "mqtt_counter",
+            "host": self.broker[0], "port": self.broker[1], "root": ROOT,
+        })  # fmt: skip
         if self._line is not None:
             tables += await self._start_live(self._line)
         return [table | {"attendance": False} for table in tables]
@@ -411,13 +476,17 @@ class DemoCounter:
             "ip_port": await screen_line.start_tcp(), "width": 256, "height": 64,
         })  # fmt: skip
         server = ("127.0.0.1", _free_port())
-        pad = self._network_pad = HttpPad("netpad-04", server, self._aware)
+        pad = self._network_pad = HttpPad("netpad-04", server, self._true_time)
         self._beating = asyncio.create_task(self._beat(pad))
         tables.append({
             "id": pad.pad, "name": f"{NETWORK_WINDOW}号窗口网络评价器", "driver": "network_pad",
             "window": NETWORK_WINDOW, "port": server[1],
         })  # fmt: skip
         return tables
+
+    async def hang_up(self) -> None:
+        """Before the broker ends."""
+        await self._queue_host.stop()
 
     async def stop(self) -> None:
         if self._beating is not None:
@@ -429,7 +498,7 @@ class DemoCounter:
             await self._line.stop()
         await self._bus.stop()
 
-    def _aware(self) -> datetime:
+    def _true_time(self) -> datetime:
         return datetime.fromtimestamp(self._clock.now() / 1000, ZONE)
 
     async def _beat(self, pad: HttpPad) -> None:
@@ -450,15 +519,15 @@ class DemoCounter:
             case "call":
                 window, ticket = words
                 self._waiting.remove(ticket)
+                self._called[window] = ticket
                 await self._tell(app, "called", window, ticket=ticket, queue=ticket[0])
                 await self._press(window, "call")
                 if window in self._displays:
                     self._displays[window].show(ticket)
-            case "recall" | "give_up" | "pause":
-                await self._press(words[0], what)
-            case "finish":
-                if not await self._press(words[0], "finish"):
-                    await self._tell(app, "finished", words[0])
+            case "recall" | "give_up" | "pause" | "finish":
+                if not await self._press(words[0], what):
+                    event = {"recall": "recalled", "finish": "finished"}[what]
+                    await self._tell(app, event, words[0], ticket=self._called[words[0]])
             case "rate":
                 await self._rate(words[0], int(words[1]))
             case "follow":
@@ -470,12 +539,16 @@ class DemoCounter:
         await asyncio.sleep(0.05)
 
     async def _tell(self, app: App, event: str, window: str = "", **more: Any) -> None:
-        """What the queue system posts to ``/v1/events``."""
+        """What a queue system publishes, or posts to ``/v1/events``."""
+        second = window == MQTT_WINDOW or more.get("queue") == MQTT_QUEUE
+        more["waiting"] = sum((one[0] == MQTT_QUEUE) == second for one in self._waiting)
+        if window:
+            more["person"] = STAFF[window]
+        if second:
+            await self._queue_host.tell(event, window, **more)
+            return
         now = self._clock.now()
-        body = QueueEvent(
-            f"demo-{now}-{event}-{window}", event, window, person=STAFF.get(window, ""),
-            waiting=len(self._waiting), **more,
-        )  # fmt: skip
+        body = QueueEvent(f"demo-{now}-{event}-{window}", event, window, **more)
         await self._record(app, body)
 
     async def _record(self, app: App, body: Body) -> None:
@@ -491,6 +564,14 @@ class DemoCounter:
     async def _rate(self, window: str, level: int) -> None:
         if window in self._pads:
             await self._pads[window].press(PAD_KEYS[level])
+        elif window == MQTT_WINDOW:
+            pad = MqttPad(f"pad-{window}", self.broker, self._true_time, ROOT)
+            await pad.start()
+            number = f"{self._true_time():%Y%m%d%H%M%S}"
+            await pad.press(
+                level, window=window, service_ref=self._called[window], rating_id=number
+            )
+            await pad.stop()
         elif self._network_pad is not None:
             await self._network_pad.press(level)
 
@@ -508,7 +589,80 @@ class DemoCounter:
             await self._record(app, FollowUpStep(found[0], step, by=by, handler=STAFF[window]))
 
 
-def write_settings(folder: Path, devices: list[DeviceTable]) -> Path:
+class DemoCamera:
+    """A camera that sees one window's post."""
+
+    def __init__(self, simulation: Simulation, speed: float) -> None:
+        """``speed`` 0 is as fast as it can."""
+        clock = simulation.clock
+        self.camera = EmulatedCamera(
+            self._wall, password=CAMERA_PASSWORD, sleep=clock.sleep, usual="away"
+        )
+        self.camera.takes = self._takes
+        self._speed = speed
+        self._now = clock.now
+        self._edges: list[Instant] = []
+        """When the picture changes."""
+
+    def _wall(self) -> Instant:
+        """The camera's clock shows local time."""
+        return self._now() + 8 * 60 * MINUTE
+
+    def _takes(self) -> float:
+        """Seconds for a picture.  On the fast day one a minute around what happens, and ever fewer
+        while nothing does; otherwise nobody waits for one more than some true seconds."""
+        usual = CAMERA_PACE - CAMERA_INTERVAL
+        if self._speed:
+            return min(usual, 4 * self._speed)
+        now = self._wall()
+        since = min((now - one for one in self._edges if one <= now), default=0)
+        until = min((one - now for one in self._edges if one > now), default=now)
+        calm = min((since - CAMERA_BUSY) / 2000, until / 1000 - 2 * CAMERA_PACE, CAMERA_SLOWEST)
+        return max(1, calm // CAMERA_PACE) * CAMERA_PACE - CAMERA_INTERVAL
+
+    async def start(self, folder: Path) -> DeviceTable:
+        """Its settings."""
+        (folder / "camera_password").write_text(f"{CAMERA_PASSWORD}\n")
+        region = [[round(x, 3), round(y, 3)] for x, y in self.camera.region]
+        return {
+            "id": CAMERA, "name": f"{CAMERA_WINDOW}号窗口摄像头", "driver": "video",
+            "maintainer": "演示技术员", "attendance": False,
+            "url": f"http://127.0.0.1:{await self.camera.start()}{PICTURE}",
+            "username": self.camera.user, "password_file": "camera_password",
+            "interval": CAMERA_INTERVAL,
+            "posts": [{"window": CAMERA_WINDOW, "region": region}],
+        }  # fmt: skip
+
+    def teach(self, hall: Hall) -> None:
+        """The empty post, before anybody comes: as ``hallwatch camera learn-empty`` does it."""
+        from drivers.aim import LEARN_PICTURES, LEARN_SECONDS, taught
+        from drivers.capture import decode_jpeg
+
+        begin, step = self._wall(), round(LEARN_SECONDS * 1000 / (LEARN_PICTURES - 1))
+        frames = [
+            decode_jpeg(self.camera.picture(begin + number * step), colour=True)
+            for number in range(LEARN_PICTURES)
+        ]
+        options = next(one.options for one in hall.devices if one.id == CAMERA)
+        learned = taught(options, {}, options.windows(), False, frames, LEARN_SECONDS)
+        store_learned(hall, CAMERA, learned)
+
+    def set_day(self, day: date) -> None:
+        """What happens on this date."""
+        offset = self._wall() - self._now()
+        script = []
+        for starts, ends, what in (line.split() for line in CAMERA_SCRIPT.split("\n") if line):
+            script.append((_at(day, starts) + offset, _at(day, ends) + offset, what))
+        self.camera.script, self.camera.usual = script, "seated"
+        # The picture itself is learned in the first quarter of an hour.
+        begins = (_at(day, "07:20") + offset + n * CAMERA_BUSY for n in range(4))
+        self._edges = [*begins, *(edge for starts, ends, _ in script for edge in (starts, ends))]
+
+    async def stop(self) -> None:
+        await self.camera.stop()
+
+
+def write_settings(folder: Path, devices: list[DeviceTable], broker: tuple[str, int]) -> Path:
     """The demo's settings: an ordinary file that every command understands."""
     lines = ['[hall]\nid = "demo"\nname = "演示政务服务中心"\nstart_date = 2026-03-02\n']
     lines += [f'[[units]]\nid = "{id_}"\nname = "{name}"\n' for id_, name in UNITS.items()]
@@ -528,7 +682,8 @@ def write_settings(folder: Path, devices: list[DeviceTable]) -> Path:
             'windows = ["01", "02", "03", "04"]\n'
         )
     lines.append(
-        '[broker]\nembedded = true\nport = 0\n[api]\nport = 0\n[storage]\nstate_dir = "."\n'
+        f"[broker]\nembedded = true\nport = {broker[1]}\n[api]\nport = 0\n"
+        '[storage]\nstate_dir = "."\n'
     )
     path = folder / "demo.toml"
     path.write_text("\n".join(lines), "utf-8")
@@ -585,7 +740,20 @@ async def _play(
     counter = DemoCounter(simulation, live=not once)
     push_port = _free_port()
     devices = await demo.start_polled(folder) + demo.push_tables(push_port)
-    hall = load(write_settings(folder, devices + await counter.start()))
+    devices += await counter.start()
+    camera = None
+    if find_spec("cv2") is None:
+        out.print(
+            "没有安装视频组件，演示中没有摄像头 / OpenCV is not installed: the demo has no camera"
+            " (hallwatch[video])",
+            markup=False,
+        )
+    else:
+        camera = DemoCamera(simulation, 0 if once else speed)
+        devices.append(await camera.start(folder))
+    hall = load(write_settings(folder, devices, counter.broker))
+    if camera is not None:
+        camera.teach(hall)
     app = App(hall, simulation.clock)
     simulation.pipeline = app.pipeline
     token_id, secret, digest = new_secret()
@@ -609,6 +777,8 @@ async def _play(
             while not hall.calendar.kind(day).works:
                 day += timedelta(days=1)
             speed = 0 if once else speed
+            if camera is not None:
+                camera.set_day(day)
             await _play_day(simulation, demo, counter, app, day, teller, ending, speed)
             if once and not ending.is_set():
                 show_day(out, app.path, hall, day)
@@ -617,8 +787,11 @@ async def _play(
         return 0
     finally:
         await demo.stop()
+        await counter.hang_up()
         await app.stop()
         await counter.stop()
+        if camera is not None:
+            await camera.stop()
 
 
 async def _play_day(
@@ -679,6 +852,7 @@ class Teller:
         self._boards = boards
         self._shown = dict.fromkeys(boards, "")
         self._follow_ups: dict[str, str] = {}
+        self._posts: dict[str, str] = {}
         self._now = app.clock.now
         self._reader = open_reader(app.path)
         self._readings = self._last("reading")
@@ -698,7 +872,8 @@ class Teller:
         lines: list[tuple[Instant, str]] = []
         for seq, device, kind, body, event_at, received_at in self._reader.execute(
             "SELECT seq, device, kind, body, event_at, received_at FROM reading"
-            " WHERE seq > ? AND kind IN ('punch', 'link', 'queue', 'prompt', 'shown') ORDER BY seq",
+            " WHERE seq > ? AND kind IN ('punch', 'link', 'queue', 'prompt', 'shown', 'picture')"
+            " ORDER BY seq",
             (self._readings,),
         ):
             self._readings = seq
@@ -716,6 +891,8 @@ class Teller:
             line = _change_line(kind, op, reason, told)
             if kind == "rating":
                 line = self._rating_line(op, told)
+            elif kind == "post":
+                line = self._post_line(told)
             if line:
                 lines.append((at, line))
         for name, board in self._boards.items():
@@ -747,7 +924,21 @@ class Teller:
             return f"邀评 invited    {name}"
         if kind == "shown" and not body.get("baseline"):
             return f"显示 shown      {name}  {body['text']}（{body['state']}）"
+        if kind == "picture" and body.get("faults"):
+            seen = "、".join(f"{FAULT_ZH[one]} {one}" for one in body["faults"])
+            return f"画面 picture    {name}  {seen}"
+        if kind == "picture" and body.get("known", True):
+            return f"画面 picture    {name}  正常 good"
         return ""
+
+    def _post_line(self, row: dict[str, Any]) -> str:
+        window, state = row["window"], row["state"]
+        if self._posts.get(window) == state:
+            return ""
+        self._posts[window] = state
+        seen = "、".join(row["evidence"])
+        why = f"（{seen}）" if seen else ""
+        return f"岗位 post       {self._hall.windows[window].name}  {POST_ZH[state]} {state}{why}"
 
     def _rating_line(self, op: str, row: dict[str, Any]) -> str:
         where = f"{row['window']}号窗口 {row['ticket']}".rstrip()
@@ -801,6 +992,7 @@ def show_day(out: Console, path: Path, hall: Hall, day: date) -> None:
     with closing(open_reader(path)) as connection:
         _show_attendance(out, connection, hall, day)
         _show_counter(out, connection, hall, day)
+        _show_posts(out, connection, hall, day)
         _show_bad_ratings(out, connection, hall, day)
         _show_violations(out, connection, hall, day)
         _show_alerts(out, connection, day)
@@ -873,6 +1065,34 @@ def _show_counter(out: Console, connection: sqlite3.Connection, hall: Hall, day:
             *(_mean(figures[name]) for name in ("waits", "services")),
         )  # fmt: skip
     out.print(table)
+
+
+def _show_posts(out: Console, connection: sqlite3.Connection, hall: Hall, day: date) -> None:
+    table = _table(
+        "\n在岗 presence",
+        "窗口\nwindow", "在岗分钟\nstaffed", "未知分钟\nunknown", "离岗\nvacant",
+        "分钟\nminutes", "印证\nconfirmed by",
+    )  # fmt: skip
+    for window, body in connection.execute(
+        "SELECT window, body FROM post_day WHERE work_date = ? ORDER BY window",
+        (day.isoformat(),),
+    ):
+        post = msgspec.json.decode(body, type=PostRecord)
+        figures = post.figures
+        cells = [hall.windows[window].name]
+        cells += [f"{one.n}/{one.of}" for one in (figures.staffed, figures.unknown)]
+        for one in post.vacancies:
+            ended = "" if one.ended_at is None else _clock(one.ended_at)[:5]
+            others = "、".join(signal for signal in one.signals if signal != "seat")
+            table.add_row(
+                *cells, f"{_clock(one.began_at)[:5]}–{ended}", f"{one.lasted // MINUTE}",
+                others or "未印证 nothing",
+            )  # fmt: skip
+            cells = ["", "", ""]
+        if not post.vacancies:
+            table.add_row(*cells)
+    if table.rows:
+        out.print(table)
 
 
 def _share(ratio: dict[str, int]) -> str:

@@ -11,7 +11,8 @@ import json
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from itertools import count
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -19,6 +20,7 @@ from zoneinfo import ZoneInfo
 from rich.console import Console
 
 from drivers.base import DeviceLost
+from drivers.emulators.camera import PICTURE, SHOWN, EmulatedCamera
 from drivers.emulators.fingerprint import FingerprintModule
 from drivers.emulators.hikvision import HikTerminal
 from drivers.emulators.led_board import HEARS, Board, BoardLine
@@ -32,6 +34,7 @@ from drivers.emulators.rating_pad import (
     SerialBus,
     SimPad,
 )
+from drivers.emulators.recorder import EmulatedRecorder
 from drivers.emulators.zk_push import PushTerminal, PushUser
 from drivers.emulators.zkteco import ZkRecord, ZkTerminal, ZkUser
 from drivers.serial_line import SerialLine
@@ -50,6 +53,8 @@ def _toml(value: object) -> str:
     if isinstance(value, Mapping):
         pairs = ", ".join(f"{_toml(key)} = {_toml(inner)}" for key, inner in value.items())
         return f"{{ {pairs} }}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_toml(one) for one in value)}]"
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -318,6 +323,65 @@ async def _fingerprint(wanted: Wanted) -> Played:
 
 
 # --------------------------------------------------------------------------------------------
+# Cameras
+# --------------------------------------------------------------------------------------------
+
+
+async def _video(wanted: Wanted) -> Played:
+    """``profile``: what is in the picture all the time; without it the clerk comes and goes."""
+    if wanted.profile and wanted.profile not in SHOWN:
+        raise ValueError(f"--profile {wanted.profile!r}: expected one of {', '.join(SHOWN)}")
+    if find_spec("cv2") is None:
+        raise ValueError("没有安装视频组件 / OpenCV is not installed; install hallwatch[video].")
+    password = wanted.password or "Abc12345"
+    camera = EmulatedCamera(
+        lambda: round(wanted.wall().replace(tzinfo=UTC).timestamp() * 1000),
+        usual=wanted.profile or "seated",
+        password=password,
+    )
+    port = await camera.start(wanted.host, 8081 if wanted.port is None else wanted.port)
+
+    async def act(number: int) -> str:
+        if wanted.profile:
+            return ""
+        camera.usual = ("away", "seated")[number % 2]
+        return f"shows {camera.usual}"
+
+    region = [[round(x, 3), round(y, 3)] for x, y in camera.region]
+    settings: DeviceTable = {
+        "url": f"http://{wanted.host}:{port}{PICTURE}",
+        "username": camera.user,
+        "password_file": f"a file that holds {password}",
+        "posts": [{"window": "01", "region": region}],
+    }
+    return Played(f"http://{wanted.host}:{port}{PICTURE}", settings, act, camera.stop)
+
+
+async def _recorder(wanted: Wanted) -> Played:
+    password = wanted.password or "Abc12345"
+    recorder = EmulatedRecorder(clock=wanted.wall, password=password)
+    recorder.clock.offset = wanted.clock_offset
+    port = await recorder.start(wanted.host, 8082 if wanted.port is None else wanted.port)
+    hour = timedelta(hours=1)
+    now = recorder.clock.now()
+    recorder.record(1, now - 24 * hour, now)
+
+    async def act(number: int) -> str:
+        kind = ("shelteralarm", "videoloss", "scenechangedetection")[number % 3]
+        recorder.event(kind)
+        recorder.record(1, recorder.recordings[-1][2], recorder.clock.now())
+        return f"event {kind}"
+
+    settings: DeviceTable = {
+        "host": wanted.host,
+        "port": port,
+        "password_file": f"a file that holds {password}",
+        "channel": 1,
+    }
+    return Played(f"{wanted.host}:{port}", settings, act, recorder.stop)
+
+
+# --------------------------------------------------------------------------------------------
 # The counter
 # --------------------------------------------------------------------------------------------
 
@@ -436,7 +500,8 @@ async def _mqtt_counter(wanted: Wanted) -> Played:
         raise OSError(f"The broker at {broker[0]}:{broker[1]} cannot be reached: {error}") from None
 
     async def act(_: int) -> str:
-        return f"rating {(await pad.press(random.choice((5, 5, 4, 4, 3, 2))))['level']}"
+        told = await pad.press(random.choice((5, 5, 4, 4, 3, 2)), window=f"{wanted.address:02}")
+        return f"rating {told['level']} at window {told['window']}"
 
     where = f"{pad.pad} → mqtt://{broker[0]}:{broker[1]} {wanted.root}/in/pad/{pad.pad}/rating"
     settings: DeviceTable = {"host": broker[0], "port": broker[1], "root": wanted.root}
@@ -504,6 +569,8 @@ PLAYERS: Mapping[str, Callable[[Wanted], Awaitable[Played]]] = {
     "network_pad": _network_pad,
     "queue_display": _queue_display,
     "rating_pad": _rating_pad,
+    "recorder": _recorder,
+    "video": _video,
     "zk_push": _zk_push,
     "zkteco": _zkteco,
 }

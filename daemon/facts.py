@@ -22,6 +22,7 @@ from rules.model import (
     AbsenceRevoked,
     AbsenceSpan,
     AlertAction,
+    CameraMonth,
     DeviceDay,
     DeviceEvent,
     DevicePath,
@@ -33,19 +34,27 @@ from rules.model import (
     Person,
     PersonDay,
     PersonEntry,
+    Picture,
+    PostReview,
     PresenceEvidence,
     Punch,
+    Recorded,
     RosterEntry,
     SeenPunch,
     Segment,
     SegmentRule,
+    Substitution,
+    VideoMonth,
+    merge_intervals,
 )
-from rules.workdays import local_midnight, segments_of
+from rules.workdays import at_minute, local_midnight, segments_of
 
 _punch = msgspec.json.Decoder(Punch)
 _link = msgspec.json.Decoder(Link)
 _gap = msgspec.json.Decoder(GapExplained)
 _event = msgspec.json.Decoder(DeviceEvent)
+_picture = msgspec.json.Decoder(Picture)
+_recorded = msgspec.json.Decoder(Recorded)
 _evidence = msgspec.json.Decoder(PresenceEvidence)
 
 _PUNCH_COLUMNS = "person, event_at, at, device, id, trust, earliest, received_at, body, day, kind"
@@ -56,6 +65,9 @@ EDGE = 3 * MINUTE
 """A loss of contact is dated to the last sign of life, and the way back takes a while too.  A punch
 this near to either end of the gap says only that the terminal worked until then, or from then on:
 the terminal may have had no power in all the rest of the gap."""
+
+FORTNIGHT = 14
+"""Days after a hall's date whose working time counts limits that begin on it."""
 
 DayRows = dict[str, list[SeenPunch | Evidence]]
 
@@ -91,8 +103,21 @@ class Said:
         """When something was last said about a person."""
         self.actions: dict[str, list[tuple[Instant, AlertAction]]] = defaultdict(list)
         """What people did about alerts, by alert id, in order of receipt."""
+        self.reviews: dict[tuple[str, date], list[StoredReading]] = defaultdict(list)
+        """What people said of vacancies, by window and date, in order of receipt."""
+        self._substitutions: dict[str, dict[str, list[tuple[Instant, Substitution]]]] = {}
+        """By id and window, in order of receipt."""
         for stored in sorted(
-            of_kind(connection, "absence", "absence_revoked", "roster", "person", "alert_action"),
+            of_kind(
+                connection,
+                "absence",
+                "absence_revoked",
+                "roster",
+                "person",
+                "alert_action",
+                "post_review",
+                "substitution",
+            ),
             key=lambda stored: stored.seq,
         ):
             self.hear(stored)
@@ -121,6 +146,42 @@ class Said:
             self.people[body.person.code] = body.person
         elif isinstance(body, AlertAction):
             self.actions[body.alert_id].append((stored.received_at, body))
+        elif isinstance(body, PostReview):
+            self.reviews[body.window, body.work_date].append(stored)
+        elif isinstance(body, Substitution):
+            wordings = self._substitutions.setdefault(body.substitution_id, {})
+            wordings.setdefault(body.window, []).append((stored.received_at, body))
+
+    def substitution(self, substitution_id: str) -> Iterator[Substitution]:
+        """Every wording of a substitution."""
+        for wordings in self._substitutions.get(substitution_id, {}).values():
+            yield from (wording for _, wording in wordings)
+
+    def stand_ins(
+        self, window: str, starts: Instant, ends: Instant, as_of: Instant
+    ) -> list[Substitution]:
+        """Who stands in at a window in ``[starts, ends)``, as known at ``as_of``."""
+        found = []
+        for windows in self._substitutions.values():
+            if window not in windows:
+                continue
+            known = [
+                (received_at, place, wording)
+                for place, told in windows.items()
+                for received_at, wording in told
+                if received_at <= as_of
+            ]
+            if not known:
+                continue
+            _, place, newest = max(known, key=lambda one: one[0])
+            if (
+                place == window
+                and not newest.revoked
+                and newest.starts < ends
+                and newest.ends > starts
+            ):
+                found.append(newest)
+        return sorted(found, key=lambda one: (one.starts, one.substitution_id))
 
     def _note(self, person: str, received_at: Instant) -> None:
         self._heard[person] = max(self._heard.get(person, 0), received_at)
@@ -618,7 +679,108 @@ class Gatherer:
             ),
             device_events=tuple(one for one in events if one[1] != "hallwatch"),
             as_of=as_of,
+            hours=tuple(
+                span
+                for ahead in range(FORTNIGHT + 1)
+                for span in self.hours(work_date + timedelta(days=ahead))
+            ),
+            acted=self._acted(as_of),
+            month=self._month_that_ends(work_date, as_of),
         )
+
+    def hours(self, work_date: date) -> list[tuple[Instant, Instant]]:
+        """The hall's working time of a date."""
+        zone = self.hall.zone
+        return merge_intervals(
+            (at_minute(work_date, one.starts, zone), at_minute(work_date, one.ends, zone))
+            for one in self.hall.segment_rules(Person(""), work_date)
+        )
+
+    def _acted(self, as_of: Instant) -> tuple[tuple[str, Instant], ...]:
+        first = ((id_, told[0][0]) for id_, told in self.said.actions.items() if told)
+        return tuple(sorted((id_, at) for id_, at in first if at <= as_of))
+
+    def _month_that_ends(self, work_date: date, as_of: Instant) -> VideoMonth | None:
+        """The month's cameras, on its last date, once that is over."""
+        tomorrow = work_date + timedelta(days=1)
+        if tomorrow.month == work_date.month or as_of < self.bounds(work_date)[1]:
+            return None
+        if not any(spec.camera and spec.in_service for spec in self.hall.devices):
+            return None
+        return self.video_month(work_date.replace(day=1), as_of)
+
+    def video_month(self, first: date, as_of: Instant) -> VideoMonth:
+        """What the figures of a month so far are made of."""
+        last = (first + timedelta(days=31)).replace(day=1) - timedelta(days=1)
+        begins, ends = self.bounds(first)[0], self.bounds(last)[1]
+        dates = [first + timedelta(days=ahead) for ahead in range(last.day)]
+        specs = [spec for spec in self.hall.devices if spec.camera and spec.in_service]
+        return VideoMonth(
+            cameras=tuple(
+                CameraMonth(
+                    spec.id,
+                    self._losses(spec.id, begins, ends, as_of)[0],
+                    self._pictures(spec.id, begins, ends, as_of),
+                    self._recorded(spec.id, begins, ends, as_of),
+                )
+                for spec in specs
+            ),
+            first_seen=tuple((spec.id, self._first_seen(spec.id, as_of)) for spec in specs),
+            hours=tuple(
+                tuple(hours)
+                for day in dates
+                if day >= self.first_date and (hours := self.hours(day)) and hours[0][0] < as_of
+            ),
+            as_of=as_of,
+        )
+
+    def _first_seen(self, device: str, as_of: Instant) -> Instant | None:
+        found: Instant | None = self._connection.execute(
+            "SELECT min(at) FROM reading WHERE kind = 'link' AND kind <> 'punch' AND device = ?"
+            " AND received_at <= ? AND json_extract(body, '$.up')",
+            (device, as_of),
+        ).fetchone()[0]
+        return found
+
+    def _told(
+        self, kind: str, device: str, begins: Instant, as_of: Instant
+    ) -> Iterator[tuple[Instant, bytes]]:
+        """What a device told of a kind since ``begins``, after the last that it told before."""
+        query = (
+            "SELECT at, body FROM reading WHERE kind = ? AND kind <> 'punch' AND device = ?"
+            " AND received_at <= ? AND at "
+        )
+        execute = self._connection.execute
+        yield from execute(
+            f"{query}< ? ORDER BY at DESC, seq DESC LIMIT 1", (kind, device, as_of, begins)
+        ).fetchall()
+        yield from execute(f"{query}>= ? ORDER BY at, seq", (kind, device, as_of, begins))
+
+    def _pictures(
+        self, device: str, begins: Instant, ends: Instant, as_of: Instant
+    ) -> tuple[tuple[Instant, Picture], ...]:
+        """Also those after ``ends``, until the first good one."""
+        found: list[tuple[Instant, Picture]] = []
+        for at, body in self._told("picture", device, begins, as_of):
+            picture = _picture.decode(body)
+            if at >= ends and found and not found[-1][1].faults and found[-1][1].known:
+                break
+            found.append((at, picture))
+            if at >= ends and not picture.faults and picture.known:
+                break
+        return tuple(found)
+
+    def _recorded(
+        self, device: str, begins: Instant, ends: Instant, as_of: Instant
+    ) -> tuple[tuple[Instant, Recorded], ...]:
+        """Answers about the span, also those given after it."""
+        found = []
+        for at, body in self._told("recorded", device, begins, as_of):
+            recorded = _recorded.decode(body)
+            if at >= ends and recorded.since >= ends:
+                break
+            found.append((at, recorded))
+        return tuple(found)
 
     def _counter_hours(
         self, day: int, midnight: Instant, as_of: Instant
@@ -702,6 +864,14 @@ class Gatherer:
             hourly=tuple(hourly[spec.id]),
             usual=usual.get(spec.id, ()),
             up_since=up_since,
+            camera=spec.camera,
+            maintainer=spec.maintainer,
+            pictures=(
+                self._pictures(spec.id, midnight, next_midnight, as_of) if spec.camera else ()
+            ),
+            recorded=(
+                self._recorded(spec.id, midnight, next_midnight, as_of) if spec.camera else ()
+            ),
         )
 
     def _losses(

@@ -22,6 +22,7 @@ from rules.model import (
     Rating,
     RatingPrompt,
     Reading,
+    Seat,
     Shown,
     normal_ticket,
     reading_id,
@@ -165,7 +166,7 @@ class Journal:
 
 
 def _counter_place(body: Body) -> tuple[str | None, str | None]:
-    """The window whose day a reading belongs to (empty: the hall's), and what it refers to."""
+    """The window whose counter a reading belongs to (empty: the hall's), and what it refers to."""
     if isinstance(body, QueueEvent):
         return body.window, body.ticket
     if isinstance(body, Rating):
@@ -176,6 +177,8 @@ def _counter_place(body: Body) -> tuple[str | None, str | None]:
         return body.window, None
     if isinstance(body, FollowUpStep):
         return None, body.rating_id
+    if isinstance(body, Seat):
+        return None, body.window
     return None, None
 
 

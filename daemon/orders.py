@@ -45,6 +45,7 @@ class Orders:
         self._fresh: dict[str, set[int]] = {device: set() for device in self._screens}
         """Live calls that a board has not announced yet."""
         self._steady: dict[str, tuple[Instant, Show]] = {}
+        """What to wish when, by the clock's ``steady``."""
         self._timers: dict[str, asyncio.Task[None]] = {}
 
     def begin(self, windows: Iterable[tuple[WindowRecord, int | None]]) -> None:
@@ -92,7 +93,7 @@ class Orders:
             self._wish(pad, AskForRating(session, record.ticket, record.person))
 
     def _refresh(self, device: str) -> None:
-        screen, now = self._screens[device], self._clock.now()
+        screen, now = self._screens[device], self._clock.steady()
         content = screen.show(self._windows, {}, now)
         if content is not None:
             shown = {call.number for call in content.calls}
@@ -135,7 +136,8 @@ def _shows(device: DeviceSpec) -> bool:
 
 def _session(record: WindowRecord, call_seq: int | None) -> str:
     """The same for the same service however often it is judged, and another one for every other."""
-    return f"{record.window.id}:{call_seq or 0}:{record.ticket or record.since}"
+    ticket = record.ticket or record.since
+    return f"{record.window.id}:{record.work_date}:{call_seq or 0}:{ticket}"
 
 
 def _show(content: Content, *, announce: bool = False) -> Show:

@@ -48,16 +48,23 @@ from rules.model import (
     Outcome,
     PersonDay,
     PersonEntry,
+    Picture,
+    PostReview,
     QueueEvent,
     Rating,
     RatingPrompt,
     Reading,
+    Recorded,
     RosterEntry,
+    Seat,
     Shown,
+    Substitution,
 )
 
 log = structlog.get_logger(__name__)
-COUNTER_BODIES = QueueEvent | Rating | RatingPrompt | Shown | FollowUpStep
+COUNTER_BODIES = (
+    QueueEvent | Rating | RatingPrompt | Shown | FollowUpStep | Seat | PostReview | Substitution
+)
 T = TypeVar("T")
 
 BURST = 20_000
@@ -304,6 +311,8 @@ class Pipeline:
             (day, day - 1),
         ).fetchall()
         windows = {window for window, _ in told if window in self.counter.windows}
+        if day >= self.gatherer.first_date.toordinal():
+            windows.update(self.counter.posts.watched())
         whole = (
             "SELECT 1 FROM reading WHERE kind = 'queue' AND day = ? AND ref = '' AND window = ''"
         )
@@ -693,29 +702,40 @@ class Pipeline:
         days = self.gatherer.days
         self.gatherer.said.hear(stored)
         if isinstance(body, Absence):
-            self._touch_span(body.people, body.starts, body.ends, touched)
+            self._touch_span(body.people, body.starts, body.ends, touched, windows)
         elif isinstance(body, AbsenceRevoked):
             absence = self.gatherer.said.absence(body.absence_id)
             if absence is not None:
-                self._touch_span(absence.people, absence.starts, absence.ends, touched)
+                span = absence.starts, absence.ends
+                self._touch_span(absence.people, *span, touched, windows)
         elif isinstance(body, RosterEntry):
             touched.add((body.person, body.work_date))
+            posts = self.counter.posts.windows_of((body.person,))
+            windows.update((window, body.work_date) for window in posts)
         elif isinstance(body, PersonEntry):
+            self.counter.posts.forget_people()
             first = max(self.gatherer.first_date.toordinal(), days.day(now) - 70)
             touched.update(
                 (body.person.code, date.fromordinal(day)) for day in range(first, days.day(now) + 1)
             )
         elif isinstance(body, COUNTER_BODIES):
-            windows.update(self.counter.days_of(body, days.day(stored.at)))
+            day = days.day(stored.at)
+            windows.update(self.counter.days_of(body, day))
+            if isinstance(body, QueueEvent):
+                on = date.fromordinal(day).isoformat()
+                waiting = self.counter.posts.waiting_on(body, day, stored.at)
+                later.update(("window", window, on) for window in waiting)
             if stored.device not in ("api", "import"):
                 self.store.see_device(stored, now)
         elif isinstance(body, AlertAction):
-            self.store.act_on_alert(body, stored.received_at, now)
+            hall_day = self.store.act_on_alert(body, stored.received_at, now)
+            if hall_day is not None:
+                halls.add(hall_day)
         elif isinstance(body, GapExplained):
             self.gatherer.paths.forget()
             later.update(self._everybody(days.day(body.starts), days.day(body.ends)))
         else:
-            if stored.device != "hallwatch":
+            if stored.device not in ("hallwatch", "api", "import"):
                 self.store.see_device(stored, now)
             if isinstance(body, ClockCheck):
                 halls.add(date.fromordinal(days.day(stored.received_at)))
@@ -723,6 +743,7 @@ class Pipeline:
                 device = stored.device if isinstance(body, Link) else None
                 self.gatherer.paths.forget(device)
                 self.counter.paths.forget(device)
+                self.counter.posts.paths.forget(device)
                 if isinstance(body, Link):
                     windows.update(self.counter.seen_by(stored.device, days.day(stored.at)))
                 first, last = days.day(stored.at), days.day(stored.received_at)
@@ -735,6 +756,14 @@ class Pipeline:
                 self._complete(stored, later)
             elif isinstance(body, DeviceEvent):
                 halls.add(date.fromordinal(days.day(stored.at)))
+            elif isinstance(body, Picture):
+                halls.add(date.fromordinal(days.day(stored.at)))
+                halls.update(self._picture_dates(stored.device, stored.at))
+            elif isinstance(body, Recorded):
+                first, last = days.day(body.since), days.day(body.until)
+                halls.update(
+                    date.fromordinal(day) for day in range(max(first, last - 60), last + 1)
+                )
 
     def _outage_dates(self, device: str, at: Instant) -> Iterable[date]:
         """An outage is shown on the date it began, so its end touches that date."""
@@ -744,6 +773,20 @@ class Pipeline:
             (device, at),
         ).fetchone()
         return [date.fromordinal(self.gatherer.days.day(row[0]))] if row else []
+
+    def _picture_dates(self, device: str, at: Instant) -> Iterable[date]:
+        """Bad pictures are told on the date they began, so the next state touches that date."""
+        days = self.gatherer.days
+        for began, good in self._connection.execute(
+            "SELECT at, json_extract(body, '$.faults') IS NULL"
+            " AND json_extract(body, '$.known') IS NULL FROM reading"
+            " WHERE kind = 'picture' AND kind <> 'punch' AND device = ? AND at < ?"
+            " ORDER BY at DESC, seq DESC LIMIT 100",
+            (device, at),
+        ):
+            if good:
+                break
+            yield date.fromordinal(days.day(began))
 
     def _complete(self, stored: StoredReading, later: set[tuple[str, str, str]]) -> None:
         """A log that is complete after a gap settles the dates of the gap."""
@@ -777,12 +820,15 @@ class Pipeline:
         starts: Instant,
         ends: Instant,
         touched: set[tuple[str, date]],
+        windows: set[tuple[str, date]],
     ) -> None:
         days = self.gatherer.days
         today = days.day(self._as_of)
+        posts = set(self.counter.posts.windows_of(people))
         first = max(days.day(starts) - 1, self.gatherer.first_date.toordinal())
         for day in range(first, min(days.day(ends), today) + 1):
             touched.update((person, date.fromordinal(day)) for person in people)
+            windows.update((window, date.fromordinal(day)) for window in posts)
 
     def _judge_due(self, now: Instant, at_once: int) -> None:
         self.store.flush()
@@ -857,15 +903,20 @@ class Pipeline:
 
     def _judge_window_day(self, window: str, work_date: date, now: Instant) -> None:
         try:
-            record, outcome = self.counter.judge_window(
-                self.counter.windows[window], work_date, now
-            )
+            judged = self.counter.judge_window(self.counter.windows[window], work_date, now)
         except Exception:
             self.failures += 1
             log.exception("judgement_failed", window=window, work_date=work_date.isoformat())
             self.store.set_wake("window", window, work_date.isoformat(), now + RETRY)
             return
-        event, call_seq = self.store.apply_window(record, outcome, now)
+        record = judged.record
+        event, call_seq = self.store.apply_window(record, judged.outcome, now)
+        self.store.apply_post(
+            window, work_date, judged.post, judged.post_outcome, judged.waits_on, now
+        )
+        asks = (judged.outcome.ask_again, judged.post_outcome.ask_again)
+        at = min((one for one in asks if one is not None), default=None)
+        self.store.set_wake("window", window, work_date.isoformat(), at)
         if work_date.toordinal() == self.gatherer.days.day(now):
             self._happenings.append(Happening(record, event, call_seq))
 

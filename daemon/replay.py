@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from config.load import Hall
 from daemon.clock import Clock
-from daemon.counter import CounterGatherer
+from daemon.counter import CounterGatherer, WindowJudgement
 from daemon.database import DatabaseProblem, open_reader
 from daemon.facts import Gatherer
 from daemon.journal import LocalDays
@@ -23,6 +23,7 @@ from daemon.store import RESOLVED_BY_PERSON, area_json, record_json, window_json
 from rules.counter import CounterOutcome
 from rules.engine import judge_hall
 from rules.model import Instant, Outcome, Punch
+from rules.post import PostOutcome
 from rules.trust import Clock as TerminalClock
 
 _encode = msgspec.json.encode
@@ -194,7 +195,8 @@ def _verify_date(
     }
     violations = _by_person(
         connection.execute(
-            "SELECT person, id, body FROM violation WHERE work_date = ? AND state = 'active'",
+            "SELECT person, id, body FROM violation"
+            " WHERE work_date = ? AND state = 'active' AND scope = 'person'",
             (day,),
         )
     )
@@ -276,17 +278,17 @@ def _verify_counter(
     alerts: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
     for scope, subject, id_, body, state in connection.execute(
         "SELECT scope, subject, id, body, state FROM alert WHERE work_date = ?"
-        " AND scope IN ('window', 'counter') AND state <> 'withdrawn' AND reason <> ?",
+        " AND scope IN ('window', 'counter', 'post') AND state <> 'withdrawn' AND reason <> ?",
         (day, RESOLVED_BY_PERSON),
     ):
-        key = (scope, subject if scope == "window" else hall)
+        key = (scope, hall if scope == "counter" else subject)
         alerts.setdefault(key, {})[id_] = (body, state)
     for name, body, as_of in connection.execute(
         "SELECT window, body, as_of FROM window_day WHERE work_date = ?", (day,)
     ).fetchall():
         if name not in counter.windows:
             continue
-        record, outcome = counter.judge_window(counter.windows[name], work_date, as_of)
+        window = counter.judge_window(counter.windows[name], work_date, as_of)
         services = connection.execute(
             "SELECT body FROM service WHERE work_date = ? AND window = ? ORDER BY number",
             (day, name),
@@ -295,7 +297,7 @@ def _verify_counter(
             "SELECT body FROM rating WHERE work_date = ? AND window = ? ORDER BY rating_id",
             (day, name),
         )
-        judged = window_json(record)
+        judged = window_json(window.record)
         for what, stored, now in (
             ("window", [body], [judged[0]]),
             ("services", [one for (one,) in services], judged[1]),
@@ -307,7 +309,9 @@ def _verify_counter(
         ):
             if stored != now:
                 yield Difference(day, name, what, " ".join(stored), " ".join(now))
-        yield from _compare_alerts(day, name, alerts.get(("window", name), {}), outcome)
+        yield from _compare_alerts(day, name, alerts.get(("window", name), {}), window.outcome)
+        yield from _compare_alerts(day, name, alerts.get(("post", name), {}), window.post_outcome)
+        yield from _verify_post(connection, day, name, window)
     areas = connection.execute(
         "SELECT area, body, as_of FROM area_day WHERE work_date = ?", (day,)
     ).fetchall()
@@ -323,8 +327,36 @@ def _verify_counter(
         yield from _compare_alerts(day, hall, alerts.get(("counter", hall), {}), outcome)
 
 
+def _verify_post(
+    connection: sqlite3.Connection, day: str, window: str, judged: WindowJudgement
+) -> Iterator[Difference]:
+    row = connection.execute(
+        "SELECT body FROM post_day WHERE work_date = ? AND window = ?", (day, window)
+    ).fetchone()
+    stored = row[0] if row else "-"
+    now = _encode(judged.post).decode() if judged.post is not None else "-"
+    if stored != now:
+        yield Difference(day, window, "post", stored, now)
+    violations = dict(
+        connection.execute(
+            "SELECT id, body FROM violation"
+            " WHERE work_date = ? AND window = ? AND window <> '' AND state = 'active'",
+            (day, window),
+        ).fetchall()
+    )
+    found = {one.id: _encode(one).decode() for one in judged.post_outcome.violations}
+    for id_ in sorted({*violations, *found}):
+        if violations.get(id_) != found.get(id_):
+            yield Difference(
+                day, window, "violation", violations.get(id_, "-"), found.get(id_, "-")
+            )
+
+
 def _compare_alerts(
-    day: str, subject: str, stored: dict[str, tuple[str, str]], outcome: CounterOutcome
+    day: str,
+    subject: str,
+    stored: dict[str, tuple[str, str]],
+    outcome: CounterOutcome | PostOutcome,
 ) -> Iterator[Difference]:
     judged = {alert.id: (_encode(alert).decode(), alert.state) for alert in outcome.alerts}
     for id_ in sorted({*stored, *judged}):

@@ -37,6 +37,9 @@ class SimulatedClock(Clock):
     def now(self) -> Instant:
         return self._now
 
+    def steady(self) -> Instant:
+        return self._now
+
     async def sleep(self, seconds: float) -> None:
         woken = asyncio.get_running_loop().create_future()
         until = self._now + max(0, round(seconds * 1000))

@@ -20,6 +20,7 @@ from api.views import (
     wire_area,
     wire_day,
     wire_device,
+    wire_post,
     wire_rating,
     wire_violation,
     wire_window,
@@ -31,6 +32,7 @@ from rules.counter import (
     CounterRecord,
     LastCall,
     RatingRecord,
+    Ratio,
     WindowRecord,
 )
 from rules.model import (
@@ -50,14 +52,17 @@ from rules.model import (
     Unreadable,
     Violation,
 )
+from rules.post import PostFigures, PostOutcome, PostRecord
 
 _encode = msgspec.json.Encoder().encode
 _violation = msgspec.json.Decoder(Violation).decode
 _alert = msgspec.json.Decoder(Alert).decode
 _window = msgspec.json.Decoder(WindowRecord).decode
+_post = msgspec.json.Decoder(PostRecord).decode
 _rating = msgspec.json.Decoder(RatingRecord).decode
 _slots = msgspec.json.Decoder(tuple[Slot, ...]).decode
 
+_NO_FIGURES = PostFigures(Ratio(), Ratio())
 _EPOCH = date(1970, 1, 1).toordinal()
 
 RESOLVED_BY_PERSON = "resolved_by_person"
@@ -99,6 +104,17 @@ def window_json(record: WindowRecord) -> tuple[str, list[str], dict[str, str]]:
         [_encode(service).decode() for service in record.services],
         {rating.rating_id: _encode(rating).decode() for rating in record.ratings},
     )
+
+
+def _told(post: PostRecord) -> PostRecord:
+    """A post's date without what changes by time alone."""
+    vacancies = tuple(
+        structs.replace(one, parts=(*one.parts[:-1], (one.parts[-1][0], 0)))
+        if one.ended_at is None
+        else one
+        for one in post.vacancies
+    )
+    return structs.replace(post, vacancies=vacancies, figures=_NO_FIGURES, changes_at=None)
 
 
 def area_json(area: AreaRecord) -> str:
@@ -165,7 +181,8 @@ class StoredDays:
             found = self._findings[work_date] = {
                 code: _Findings({}, {}) for code in self._people[work_date]
             }
-            for code, id_, *row in self._of("id, body, state, revision", work_date, "violation"):
+            columns = "id, body, state, revision"
+            for code, id_, *row in self._of(columns, work_date, "violation"):
                 found[code].violations[id_] = (row[0], row[1], row[2])
             for code, id_, *row in self._of(f"id, {_ALERT_COLUMNS}", work_date, "alert"):
                 found[code].alerts[id_] = _StoredAlert(*row)
@@ -173,7 +190,10 @@ class StoredDays:
 
     def _of(self, columns: str, work_date: date, table: str = "attendance_day") -> sqlite3.Cursor:
         codes = self._people[work_date]
-        who = "subject_kind = 'person' AND subject" if table == "alert" else "person"
+        who = {
+            "alert": "subject_kind = 'person' AND subject",
+            "violation": "scope = 'person' AND person",
+        }.get(table, "person")
         return self._execute(
             f"SELECT {'subject' if table == 'alert' else 'person'}, {columns} FROM {table}"
             f" WHERE work_date = ? AND {who} IN ({', '.join('?' * len(codes))})",
@@ -241,7 +261,8 @@ class Store:
             self._executemany(
                 "INSERT OR REPLACE INTO violation (id, rule, code, person, unit, work_date,"
                 " severity, points, finality, state, reason, body, revision, changed_at,"
-                " change_seq) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " change_seq, scope, window)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 self._violation_rows,
             )
             self._violation_rows.clear()
@@ -356,8 +377,10 @@ class Store:
         violations: Sequence[Violation],
         at: Instant,
         reason: str,
+        window: str = "",
     ) -> int:
-        """Returns how many rows were added."""
+        """Returns how many rows were added.  ``window``: they are of its post, not of a person's
+        day."""
         added = 0
         if any(violation.id not in stored for violation in violations):
             # A heavier finding has taken the place of a lesser one.
@@ -369,12 +392,12 @@ class Store:
                 continue
             added += not revision
             op = "amended" if state == "active" else "opened"
-            self._write_violation(violation, body, op, "active", "", revision + 1, at)
+            self._write_violation(violation, body, op, "active", "", revision + 1, at, window)
         for old_body, state, revision in stored.values():
             if state != "withdrawn":
                 violation = _violation(old_body)
                 self._write_violation(
-                    violation, old_body, "withdrawn", "withdrawn", reason, revision + 1, at
+                    violation, old_body, "withdrawn", "withdrawn", reason, revision + 1, at, window
                 )
         return added
 
@@ -387,12 +410,13 @@ class Store:
         reason: str,
         revision: int,
         at: Instant,
+        window: str,
     ) -> None:
         seq = self._change(
             "violation", op, violation.id, at, reason,
             wire_violation(
                 violation, self.zone,
-                state=state, reason=reason, revision=revision, changed_at=at,
+                state=state, reason=reason, revision=revision, changed_at=at, window=window,
             ),
         )  # fmt: skip
         self._violation_rows.append(
@@ -400,6 +424,7 @@ class Store:
                 violation.id, violation.rule, violation.code, violation.person, violation.unit,
                 violation.work_date.isoformat(), violation.severity, violation.points,
                 violation.finality, state, reason, body, revision, at, seq,
+                "post" if window else "person", window,
             )
         )  # fmt: skip
 
@@ -465,16 +490,17 @@ class Store:
             )
         )  # fmt: skip
 
-    def act_on_alert(self, action: AlertAction, acted_at: Instant, at: Instant) -> None:
+    def act_on_alert(self, action: AlertAction, acted_at: Instant, at: Instant) -> date | None:
         """A person acknowledged an alert (resolving implies it).  An alert that is not there (yet)
-        is acted on when it comes: in a replay it does."""
+        is acted on when it comes: in a replay it does.  Returns the date of the hall's devices that
+        this bears on, if it does."""
         self.flush()
         found = self._execute(
             f"SELECT scope, work_date, {_ALERT_COLUMNS} FROM alert WHERE id = ?",
             (action.alert_id,),
         ).fetchone()
         if found is None:
-            return
+            return None
         scope, work_date = found[:2]
         old = _StoredAlert(*found[2:])
         state, reason = old.state, old.reason
@@ -486,6 +512,7 @@ class Store:
         self._write_alert(
             _alert(old.body), old.body, scope, work_date, "amended", state, reason, acted, at
         )
+        return date.fromisoformat(work_date) if scope == "hall" else None
 
     def _adjustments(
         self, person: str, work_date: str, adjustments: Sequence[Adjustment], at: Instant
@@ -560,7 +587,7 @@ class Store:
             (work_date, window),
         ).fetchone()
         old_body, revision, old_call = row or ("", 0, None)
-        call, new_call = self._number_of(record.last_call, as_of)
+        call, new_call = self._number_of(record.last_call, work_date, as_of)
         body, services, ratings = window_json(record)
         happened = ""
         if (body, call) != (old_body, old_call):
@@ -583,16 +610,76 @@ class Store:
         self._ratings(record, work_date, ratings, as_of)
         stored = self._stored_alerts("window", work_date, window)
         self._alerts("window", stored, work_date, outcome.alerts, as_of, "facts_changed")
-        self.set_wake("window", window, work_date, outcome.ask_again)
         return happened, call
 
-    def _number_of(self, call: LastCall | None, at: Instant) -> tuple[int | None, bool]:
+    def apply_post(
+        self,
+        window: str,
+        work_date: date,
+        post: PostRecord | None,
+        outcome: PostOutcome,
+        waits_on: Sequence[tuple[str, Instant]],
+        as_of: Instant,
+    ) -> None:
+        """Make the stored rows of a post's date those of ``post`` and ``outcome``.  That time goes
+        on is no change."""
+        day = work_date.isoformat()
+        self.flush()
+        row = self._execute(
+            "SELECT body, revision FROM post_day WHERE work_date = ? AND window = ?", (day, window)
+        ).fetchone()
+        if post is not None:
+            body = _encode(post).decode()
+            if row is None or _told(_post(row[0])) != _told(post):
+                revision = row[1] + 1 if row else 1
+                seq = self._change(
+                    "post", "amended" if row else "opened", f"{window}/{day}", as_of, "",
+                    wire_post(post, self.zone, day, revision, as_of),
+                )  # fmt: skip
+                self._execute(
+                    "INSERT OR REPLACE INTO post_day VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (day, window, post.state, body, as_of, revision, as_of, seq),
+                )
+            else:
+                self._execute(
+                    "UPDATE post_day SET as_of = ?, body = ? WHERE work_date = ? AND window = ?",
+                    (as_of, body, day, window),
+                )
+        elif row is not None:
+            # The settings no longer have a camera for it.
+            gone = _post(row[0])
+            self._change(
+                "post", "withdrawn", f"{window}/{day}", as_of, "facts_changed",
+                wire_post(gone, self.zone, day, row[1] + 1, as_of),
+            )  # fmt: skip
+            self._execute("DELETE FROM post_day WHERE work_date = ? AND window = ?", (day, window))
+        alerts = self._stored_alerts("post", day, window)
+        self._alerts("post", alerts, day, outcome.alerts, as_of, "facts_changed")
+        violations = {
+            id_: (old, state, revision)
+            for id_, old, state, revision in self._execute(
+                "SELECT id, body, state, revision FROM violation"
+                " WHERE work_date = ? AND window = ? AND window <> ''",
+                (day, window),
+            )
+        }
+        self._violations(violations, outcome.violations, as_of, "facts_changed", window)
+        self._execute("DELETE FROM waits_on WHERE work_date = ? AND window = ?", (day, window))
+        self._executemany(
+            "INSERT INTO waits_on VALUES (?, ?, ?, ?)",
+            [(day, window, queue, until) for queue, until in waits_on],
+        )
+
+    def _number_of(
+        self, call: LastCall | None, work_date: str, at: Instant
+    ) -> tuple[int | None, bool]:
         """The number of a call, by which boards know a new one; and whether it is new."""
         if call is None:
             return None, False
         known = self._execute(
-            f"SELECT min(seq) FROM call WHERE reading IN ({', '.join('?' * len(call.readings))})",
-            call.readings,
+            "SELECT min(seq) FROM call WHERE work_date = ?"
+            f" AND reading IN ({', '.join('?' * len(call.readings))})",
+            (work_date, *call.readings),
         ).fetchone()[0]
         # A database that was lost must not begin again below what boards have seen.
         number = (
@@ -602,7 +689,8 @@ class Store:
             ).fetchone()[0]
         )
         self._executemany(
-            "INSERT OR IGNORE INTO call VALUES (?, ?)", [(one, number) for one in call.readings]
+            "INSERT OR IGNORE INTO call VALUES (?, ?, ?)",
+            [(work_date, one, number) for one in call.readings],
         )
         return number, known is None
 
@@ -639,6 +727,12 @@ class Store:
             old_body, revision = stored.pop(rating.rating_id, ("", 0))
             if body == old_body:
                 continue
+            if not revision:
+                # It may have belonged to another date.
+                (revision,) = self._execute(
+                    "SELECT ifnull(max(revision), 0) FROM rating WHERE rating_id = ?",
+                    (rating.rating_id,),
+                ).fetchone()
             seq = self._change(
                 "rating", "amended" if revision else "opened", rating.rating_id, at, "",
                 wire_rating(rating, self.zone, work_date, revision + 1, at),

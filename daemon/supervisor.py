@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -21,7 +21,7 @@ from msgspec import structs
 from config.load import DeviceSpec
 from daemon.clock import Clock
 from daemon.pipeline import Pipeline
-from drivers.base import AskForRating, DeviceLost, DeviceRefused, Order, Show
+from drivers.base import AskForRating, DeviceLost, DeviceRefused, LookAgain, Order, Show
 from rules.model import Instant, Link, Reading
 
 log = structlog.get_logger(__name__)
@@ -76,6 +76,26 @@ class Contacts:
         self._pipeline.submit((Reading(device, at, link),), lambda _: None)
 
 
+class Pictures(Protocol):
+    """Where evidence pictures go."""
+
+    @property
+    def wanted(self) -> bool: ...
+
+    def keep(self, device: str, at: Instant, subject: str, jpeg: bytes) -> str:
+        """Returns the picture's name; empty where it could not be kept."""
+        ...
+
+
+class NoPictures:
+    """Evidence pictures are switched off."""
+
+    wanted = False
+
+    def keep(self, device: str, at: Instant, subject: str, jpeg: bytes) -> str:  # noqa: ARG002
+        return ""
+
+
 class DriverContext:
     """What one driver is lent; see ``drivers.base.Context``."""
 
@@ -87,8 +107,13 @@ class DriverContext:
         zone: ZoneInfo,
         windows: Collection[str],
         marks: Mapping[tuple[str, str], str],
+        pictures: Pictures,
+        closed: Callable[[Instant], bool],
     ) -> None:
         self._pipeline = pipeline
+        self.keep_snapshot = pictures.keep
+        self._pictures = pictures
+        self._closed = closed
         self._marks = dict(marks)
         self.zone = zone
         self.windows = windows
@@ -100,7 +125,17 @@ class DriverContext:
         self._shows: dict[str, Show] = {}
         self._last_shows: dict[str, Show] = {}
         self._asks: deque[tuple[Instant, str, AskForRating]] = deque(maxlen=100)
+        self._again: dict[str, None] = {}
+        """Devices whose marks were changed."""
         self._wished = asyncio.Event()
+
+    @property
+    def snapshots(self) -> bool:
+        return self._pictures.wanted
+
+    @property
+    def closed(self) -> bool:
+        return self._closed(self.now())
 
     def wish(self, device: str, order: Order) -> None:
         """From the event loop only."""
@@ -108,9 +143,16 @@ class DriverContext:
             self._shows.pop(device, None)
             self._shows[device] = order
             self._last_shows[device] = order
-        else:
+        elif isinstance(order, AskForRating):
             self._asks.append((self.now() + order.seconds * 1000, device, order))
+        else:
+            self._again[device] = None
         self._wished.set()
+
+    def set_marks(self, device: str, marks: Mapping[str, str]) -> None:
+        """Somebody else stored these resume points."""
+        self._marks.update({(device, name): value for name, value in marks.items()})
+        self.wish(device, LookAgain())
 
     def again(self) -> None:
         """The driver begins anew: its boards may have forgotten what they showed."""
@@ -131,6 +173,8 @@ class DriverContext:
             if self._shows:
                 device = next(iter(self._shows))
                 return device, self._shows.pop(device)
+            if self._again:
+                return self._again.popitem()[0], LookAgain()
             self._wished.clear()
             await self._wished.wait()
 
@@ -149,9 +193,12 @@ class DriverContext:
 class Supervisor:
     """One task a link."""
 
-    def __init__(self, pipeline: Pipeline, clock: Clock) -> None:
+    def __init__(self, pipeline: Pipeline, clock: Clock, pictures: Pictures | None = None) -> None:
         self._pipeline = pipeline
         self._clock = clock
+        self.pictures: Pictures = pictures or NoPictures()
+        self.closed: Callable[[Instant], bool] = lambda _at: False
+        """Whether an instant lies outside the hall's working time."""
         self.contacts = Contacts(pipeline, clock)
         self._links: dict[Hashable, tuple[tuple[DeviceSpec, ...], asyncio.Task[None]]] = {}
         self._contexts: dict[str, DriverContext] = {}
@@ -196,7 +243,14 @@ class Supervisor:
         for key in started:
             specs = tuple(wanted[key])
             context = DriverContext(
-                self._pipeline, self.contacts, self._clock, zone, windows, marks
+                self._pipeline,
+                self.contacts,
+                self._clock,
+                zone,
+                windows,
+                marks,
+                self.pictures,
+                lambda at: self.closed(at),
             )
             task = asyncio.create_task(self._keep(specs, context), name=f"driver {specs[0].id}")
             self._links[key] = (specs, task)
@@ -207,6 +261,12 @@ class Supervisor:
         context = self._contexts.get(device)
         if context is not None:
             context.wish(device, order)
+
+    def set_marks(self, device: str, marks: Mapping[str, str]) -> None:
+        """Tell a device's driver that these resume points were stored; from the event loop only."""
+        context = self._contexts.get(device)
+        if context is not None:
+            context.set_marks(device, marks)
 
     async def stop(self) -> None:
         tasks = [task for _, task in self._links.values()]

@@ -24,6 +24,7 @@ citizen ID number in any other field is left out.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -358,13 +359,55 @@ def placed(told: Instant | None, now: Instant, ahead: Instant = 0) -> tuple[Inst
     """When a thing happened that was told ``now``, and whether the teller's clock is wrong.
 
     A teller that was offline tells old things, which is no fault of its clock: that shows only in a
-    time to come, in one before 2020, and in ``ahead``, by how much the clock was seen to differ.
+    time to come, in one before 2020, and in ``ahead``, by how much the clock was seen to differ
+    (``TellerClock`` sees it in what a teller tells as it happens).
     """
     if told is None:
         return now, False
     if told > now + SKEW or told < _FIRST or abs(ahead) > SKEW:
         return now, True
     return told, False
+
+
+class TellerClock:
+    """How slow the clock of somebody is who tells things as they happen.
+
+    One telling that comes late may have been kept back; a clock that is slow makes every telling
+    late by the same.  So of what comes within ``BURST`` the latest counts, and ``ALIKE`` such that
+    differ by no more than ``SLOW`` show the clock.  Events after an outage, the oldest first, do
+    not.  A slower clock is corrected from ``SLOW`` on, since after a minute a call is announced no
+    more.
+    """
+
+    BURST: Instant = 10_000
+    ALIKE = 3
+    SLOW: Instant = 30_000
+
+    def __init__(self, slow: Instant = 0) -> None:
+        self.slow = slow
+        """By so many ms, 0 while it seems right."""
+        self._began: Instant = 0
+        self._late: deque[Instant] = deque(maxlen=self.ALIKE)
+
+    def placed(self, told: Instant | None, now: Instant) -> tuple[Instant, bool]:
+        """As the function of that name."""
+        at, wrong = placed(told, now)
+        if told is None or wrong:
+            return at, wrong
+        self._learn(now - told, now)
+        return (min(told + self.slow, now), True) if self.slow else (told, False)
+
+    def _learn(self, late: Instant, now: Instant) -> None:
+        if self._late and 0 <= now - self._began < self.BURST:
+            self._late[-1] = min(self._late[-1], late)
+        else:
+            self._began = now
+            self._late.append(late)
+        if late < self.slow - self.SLOW:
+            self.slow = 0  # the clock was set
+        least = min(self._late)
+        if len(self._late) == self.ALIKE and max(self._late) - least <= self.SLOW:
+            self.slow = least if least > self.SLOW else 0
 
 
 # --------------------------------------------------------------------------------------------

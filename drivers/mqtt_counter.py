@@ -9,8 +9,11 @@ acknowledged after it was journalled.  The session outlives a broken connection 
 hallwatch, so the broker keeps meanwhile what is published; for a week, where it speaks MQTT 5.
 
 Refused, counted and journalled as unreadable: what is retained (it would come again with every
-start), what is larger than 4 KiB, what is no JSON, and what lacks or misstates a field.  A message
-that came before is the same reading and is stored once.
+start), what is larger than 4 KiB, what is no JSON, what lacks or misstates a field, and what names
+a window that there is not.  A message that came before is the same reading and is stored once.
+
+A queue system whose clock is slow is dated by ours once its messages have shown it; what it told
+stays beside.
 
 One device of the settings is one connection to one broker; its id stands in the readings, the
 window in their bodies.
@@ -40,8 +43,8 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from drivers import counter_json
 from drivers.base import Context, Device, DeviceLost, DeviceRefused
-from drivers.counter_json import BadBody, FieldError
-from rules.model import HOUR, Body, DeviceEvent, Instant, Rating, Reading, Unreadable
+from drivers.counter_json import BadBody, FieldError, TellerClock
+from rules.model import HOUR, Body, DeviceEvent, Instant, QueueEvent, Rating, Reading, Unreadable
 
 FAMILY = "mqtt_counter"
 
@@ -126,19 +129,23 @@ def _rating(told: object, pad: str, hall: str, windows: Collection[str]) -> Told
     rating = counter_json.rating(told, pad=pad, windows=windows)
     if isinstance(told, dict) and not told.get("pad_id"):
         raise BadBody(FieldError("pad_id", f"required, but missing; expected {pad}"))
-    _same_hall(rating.hall, hall)
+    if windows and not rating.body.window:
+        raise BadBody(FieldError("window", "required, but missing"))
+    _at_home(rating.hall, hall, rating.body.window, windows)
     return Told(rating.body, rating.pressed_at, time=rating.pressed_text)
 
 
 def _event(told: object, hall: str, windows: Collection[str]) -> Told:
     event = counter_json.queue_event(told, windows=windows)
-    _same_hall(event.hall, hall)
+    _at_home(event.hall, hall, event.body.window, windows)
     return Told(event.body, event.at, time=event.at_text)
 
 
-def _same_hall(told: str, hall: str) -> None:
+def _at_home(told: str, hall: str, window: str, windows: Collection[str]) -> None:
     if told and hall and told != hall:
         raise BadBody(FieldError("hall", f"expected {hall}"))
+    if window and windows and window not in windows:
+        raise BadBody(FieldError("window", f"there is no window '{window}' in the settings"))
 
 
 def decode(data: bytes, zone: ZoneInfo) -> Iterator[Reading]:  # noqa: ARG001
@@ -479,11 +486,14 @@ class MqttCounter:
         self._options: MqttCounterOptions = devices[0].options
         self._takeovers: deque[Instant] = deque(maxlen=TAKEOVERS)
         self._counts: Counter[str] = Counter()
+        self._clock = TellerClock()
         self._retained: set[int] = set()
         self._hour = 0
         self._unreadable = 0
 
     async def run(self, context: Context) -> None:
+        slow = context.mark(self._device.id, "slow") or ""
+        self._clock = TellerClock(int(slow) if slow.isdecimal() else 0)
         wire = await self._greeted(context)
         try:
             await self._serve(context, wire)
@@ -576,11 +586,16 @@ class MqttCounter:
         await self._parted(context, wire)
 
     async def _take(self, context: Context, wire: _Wire, batch: list[MQTTMessage]) -> None:
+        slow = self._clock.slow
         readings = [reading for one in batch for reading in self._readings(context, one)]
+        marks = {}
+        if self._clock.slow != slow:
+            marks[self._device.id, "slow"] = str(self._clock.slow)
+            context.note(self._device.id, clock_slow_ms=self._clock.slow)
         pause = 1.0
         while not wire.ended:
             try:
-                new = await context.emit(readings)
+                new = await context.emit(readings, marks)
                 break
             except OSError as error:
                 # The broker keeps the rest: it is told nothing, and sends no more than its window.
@@ -607,6 +622,10 @@ class MqttCounter:
             topic = arrived.topic
         except UnicodeDecodeError:
             topic = "?"
+        if arrived.retain and not self._asked_for(topic):
+            # The broker inside hallwatch sends retained messages to whoever connects.
+            self._count(context, "not_asked_for")
+            return
         if arrived.retain:
             # The same one comes with every connection.
             if (mark := hash((topic, bytes(arrived.payload)))) in self._retained:
@@ -625,7 +644,11 @@ class MqttCounter:
                 self._count(context, "decode_errors", last_error=one.body.reason)
                 if not self._may_keep(now):
                     continue
-            yield _placed(self._device.id, one, now)
+            yield _placed(self._device.id, one, now, self._clock)
+
+    def _asked_for(self, topic: str) -> bool:
+        found = PAD_TOPIC.fullmatch(topic) or QUEUE_TOPIC.fullmatch(topic)
+        return found is not None and found["root"] == self._options.root
 
     def _may_keep(self, now: Instant) -> bool:
         if self._hour != now // HOUR:
@@ -656,10 +679,12 @@ class MqttCounter:
         raise DeviceLost(f"{self._place} {why}")
 
 
-def _placed(device: str, told: Told, now: Instant) -> Reading:
-    """The reading, at the teller's time if its clock can be believed."""
-    at, skewed = counter_json.placed(told.at, now)
+def _placed(device: str, told: Told, now: Instant, clock: TellerClock) -> Reading:
+    """The reading, at the teller's time if its clock can be believed.  ``clock``: the queue
+    system's; pads keep ratings back for hours, so that nothing shows theirs."""
     body = told.body
+    queue = isinstance(body, QueueEvent)
+    at, skewed = (clock.placed if queue else counter_json.placed)(told.at, now)
     if not skewed:
         return Reading(device, at, body, told.raw)
     if isinstance(body, Rating):

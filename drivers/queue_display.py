@@ -1168,8 +1168,10 @@ class _Listener(_Line):
                 continue
             if past <= display.first or frame.address >= display.last:
                 continue
+            changed = display.written_at is None
             for place, value in enumerate(frame.values, frame.address):
                 if display.first <= place < display.last:
+                    changed = changed or display.image.get(place) != value
                     display.image[place] = value
             display.confirmed = confirmed
             if confirmed:
@@ -1180,9 +1182,10 @@ class _Listener(_Line):
                 if display.unconfirmed >= 3:
                     reason = "the display does not acknowledge what the queue system writes to it"
                     self.context.lost(display.id, reason)
-            display.written_at = at
-            begins = frame.address <= display.first
-            if begins and (past >= display.last or frame.function == WRITE):
+            if changed:
+                display.written_at = at
+            # A part of the field may be followed by the next part: that is looked at once settled.
+            if frame.address <= display.first and past >= display.last:
                 self._evaluate(display, at)
 
     def _evaluate(self, display: _Display, at: Instant | None) -> None:

@@ -7,7 +7,8 @@ For the administrator, from what a window's pads told over a longer time, each s
 - levels 1 and 2 were pressed before the pad's software changed and never since, although by their
   former share ``expected`` (5) or more were to be expected.
 
-The yellow alert lasts until the level is seen.
+The yellow alert is of the date on which that is seen and expires at midnight; the next date is
+looked at anew.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from rules.counter import CounterDay, CounterRecord, ScaleHistory
+from rules.counter import CounterDay, CounterRecord, ScaleHistory, till_midnight
 from rules.model import SEVERITY, Alert, AskAgain, Instant, stable_id
 
 CODES = ("RAT-06",)
@@ -55,11 +56,14 @@ class BrokenScale(Struct, frozen=True, forbid_unknown_fields=True):
                     scale,
                     window.unit,
                     f"vanished {scale.changed_at}",
-                    scale.changed_at,
+                    max(scale.changed_at, day.midnight),
                     f"{window.name or window.id} 的评价器软件变更后 1、2 级不再出现",
                     f"levels 1 and 2 are gone at window {window.id} since the pad's software"
                     " changed",
                 )
+
+        if day.scales and day.as_of < day.next_midnight:
+            yield AskAgain(day.next_midnight)
 
     def _vanished(self, scale: ScaleHistory) -> bool:
         bad, total, now = sum(scale.before[:2]), sum(scale.before), sum(scale.levels)
@@ -75,8 +79,9 @@ class BrokenScale(Struct, frozen=True, forbid_unknown_fields=True):
         zh: str,
         en: str,
     ) -> Alert:
+        ends_at, state = till_midnight(day)
         return Alert(
-            id=stable_id("RAT-06", day.hall, scale.window, scale.scale_id, sign),
+            id=stable_id("RAT-06", day.hall, scale.window, scale.scale_id, day.work_date, sign),
             rule="broken_scale",
             code="RAT-06",
             subject_kind="window",
@@ -84,8 +89,8 @@ class BrokenScale(Struct, frozen=True, forbid_unknown_fields=True):
             unit=unit,
             severity=SEVERITY["yellow"],
             opened_at=opened_at,
-            ends_at=None,
-            state="open",
+            ends_at=ends_at,
+            state=state,
             title=f"评价量表失真：{zh}（量表 {scale.scale_id}）",
             detail=f"Broken scale {scale.scale_id}: {en}.",
         )

@@ -149,8 +149,8 @@ class CounterPolicy(Struct, frozen=True, omit_defaults=True):
 class WindowDay(Struct, frozen=True):
     """Everything that decides one window's date; only what was received by ``as_of`` is in it.
 
-    ``events``: the window's own; the hall's ``batch_abandoned``; and of the tickets it called
-    ``ticket_taken`` and, from other windows, ``transferred``.  Any order, repeats allowed.
+    ``events``: the window's own; ``batch_abandoned`` of no window in particular; of the tickets it
+    called ``ticket_taken`` and, from other windows, ``transferred``.  Any order, repeats allowed.
     ``ratings``: each rating belongs to one date: that of the service which its prompt or
     ``service_ref`` names, and otherwise the date on which it was given.
     ``opens``, ``closes``: the hall's working time on that date; none where unknown.
@@ -285,8 +285,9 @@ class FollowUp(Struct, frozen=True, gc=False):
     ``state``: ``opened assigned contacting unreachable classified acting fed_back rechecked closed
     reopened``.  ``kind``: ``fix_now plan explain mistaken malicious``, empty before.
     ``opened_at`` is the last (re)opening, from which ``dues`` count; ``taken_up_at`` the very first
-    step by anybody.  ``excluded``: reviewed and found mistaken, or malicious by two people; then
-    the rating counts in no rate.
+    step by anybody.  ``excluded``: found mistaken, or malicious by two people, and reviewed after
+    that by somebody else than who said so first; then the rating counts in no rate.
+    ``earlier``: for each time before it was opened again, the limits that were passed.
     """
 
     state: str
@@ -301,6 +302,7 @@ class FollowUp(Struct, frozen=True, gc=False):
     excluded: bool
     dues: tuple[Due, ...]
     flags: tuple[str, ...]
+    earlier: tuple[tuple[Due, ...], ...] = ()
 
 
 class RatingRecord(Struct, frozen=True, gc=False):
@@ -588,7 +590,11 @@ def same_ticket(one: str, other: str) -> bool:
 
 def queue_of(body: QueueEvent) -> str:
     """The queue of a ticket, by its letters where nobody names it."""
-    return body.queue or body.ticket.rstrip("0123456789")
+    return body.queue or _letters(body.ticket)
+
+
+def _letters(ticket: str) -> str:
+    return ticket.rstrip("0123456789")
 
 
 def _in_order(
@@ -944,7 +950,8 @@ class _Window:
     def _reset_since(self, draft: _Draft) -> bool:
         """Whether the queue's numbers began again after this service."""
         ended = draft.finished_at or 0
-        return any(queue == draft.queue and at > ended for queue, at in self.resets)
+        queues = (draft.queue, _letters(draft.ticket))
+        return any(queue in queues and at > ended for queue, at in self.resets)
 
     def _lose_sight(self, at: Instant) -> None:
         """The service ended unseen."""
@@ -1100,6 +1107,20 @@ def workday_end(day: WindowDay, since: Instant, count: int) -> Instant | None:
     return day.workdays_after[place] if place < len(day.workdays_after) else None
 
 
+def _in_hours(day: WindowDay, at: Instant) -> bool:
+    """Whether the hall is open: a later workday has the hours of this one, as far as is known."""
+    if day.opens is None or day.closes is None:
+        return False
+    since = (at - day.midnight) // DAY * DAY
+    if since:
+        ends = bisect_right(day.workdays_after, day.midnight + since)
+        if ends == len(day.workdays_after) or day.workdays_after[ends] > (
+            day.next_midnight + since
+        ):
+            return False
+    return day.opens <= at - since < day.closes
+
+
 class _Case(Struct):
     """A follow-up since it was (re)opened."""
 
@@ -1110,6 +1131,7 @@ class _Case(Struct):
     first_step: Instant | None = None
     contacted_at: Instant | None = None
     classified_at: Instant | None = None
+    claimed_by: str = ""
     reviewed_at: Instant | None = None
     closed_at: Instant | None = None
     tries: int = 0
@@ -1124,10 +1146,13 @@ def follow_up(day: WindowDay, rating: SeenRating, steps: Iterable[SeenStep]) -> 
     dates: set[int] = set()
     accusers: set[str] = set()
     flags: dict[str, None] = {}
+    named = rating.body.named
+    earlier: list[tuple[Due, ...]] = []
     for step in sorted(steps, key=lambda one: (one.at, one.reading_id)):
         at, body = step.at, step.body
         told = body.step
         if told == "reopened":
+            earlier.append(tuple(_passed(_dues(day, case, named), at)))
             case = _Case(at, "reopened", body.handler)
             reopened += 1
             dates, accusers = set(), set()
@@ -1152,12 +1177,17 @@ def follow_up(day: WindowDay, rating: SeenRating, steps: Iterable[SeenStep]) -> 
                 flags["unreachable_too_soon"] = None
                 state = "contacting"
         elif told in _KINDS:
+            if told != case.kind:
+                # Another opinion takes the former back, and what was looked into before it.
+                accusers = set()
+                case.claimed_by, case.reviewed_at = body.by, None
             case.kind, state = told, "classified"
             case.classified_at = at
             if told == "malicious":
                 accusers.add(body.by)
         elif told == "rechecked" or told == "closed":
-            if case.reviewed_at is None:
+            another = not body.by or body.by != case.claimed_by
+            if case.reviewed_at is None and case.classified_at is not None and another:
                 case.reviewed_at = at
             if told == "closed":
                 case.closed_at = at
@@ -1166,10 +1196,11 @@ def follow_up(day: WindowDay, rating: SeenRating, steps: Iterable[SeenStep]) -> 
             continue
         if _RANK[state] > _RANK[case.state] or (case.state == "unreachable" and told in _RANK):
             case.state = state
-    named = rating.body.named
     if case.closed_at is not None:
         if not case.kind:
             flags["not_verified"] = None
+        elif case.kind in ("mistaken", "malicious") and case.reviewed_at is None:
+            flags["not_reviewed"] = None
         if named and case.contacted_at is None:
             flags["not_called_back"] = None
     agreed = case.kind == "mistaken" or (case.kind == "malicious" and len(accusers) > 1)
@@ -1188,18 +1219,26 @@ def follow_up(day: WindowDay, rating: SeenRating, steps: Iterable[SeenStep]) -> 
         agreed and case.reviewed_at is not None,
         tuple(_dues(day, case, named)),
         tuple(flags),
+        tuple(earlier),
     )
+
+
+def _passed(dues: Iterable[Due], ended_at: Instant) -> Iterator[Due]:
+    """The limits that were passed in a case that ended by being opened again."""
+    for due in dues:
+        done_at = ended_at if due.done_at is None else due.done_at
+        if due.at is not None and done_at > due.at:
+            yield Due(due.step, due.at, done_at)
 
 
 def _dues(day: WindowDay, case: _Case, named: bool) -> Iterator[Due]:
     policy = day.policy
     opened, closed = case.opened_at, case.closed_at
-    assign = opened + policy.assign_minutes * MINUTE
-    if day.opens is None or day.closes is None or not day.opens <= opened < day.closes:
+    if _in_hours(day, opened):
+        yield Due("assigned", opened + policy.assign_minutes * MINUTE, case.first_step)
+    else:
         # Nobody is there to take it up.
         yield Due("assigned", workday_end(day, opened, 1), case.first_step)
-    else:
-        yield Due("assigned", assign, case.first_step)
     verified = case.contacted_at
     if not named and verified is None:
         verified = case.classified_at  # nobody to call: looking into it is enough
@@ -1208,7 +1247,8 @@ def _dues(day: WindowDay, case: _Case, named: bool) -> Iterator[Due]:
     yield Due("contact", workday_end(day, opened, policy.contact_workdays), verified)
     if case.kind in ("mistaken", "malicious"):
         since = case.classified_at or opened
-        yield Due("review", workday_end(day, since, policy.review_workdays), case.reviewed_at)
+        reviewed = closed if case.reviewed_at is None else case.reviewed_at
+        yield Due("review", workday_end(day, since, policy.review_workdays), reviewed)
     else:
         limit = policy.plan_workdays if case.kind == "plan" else policy.close_workdays
         yield Due("closed", workday_end(day, opened, limit), closed)
@@ -1228,7 +1268,7 @@ def follow_window(day: WindowDay) -> WindowRecord:
     policy = day.policy
     window_id = day.window.id
     own: list[tuple[Instant, bytes, SeenEvent]] = []
-    taken: dict[str, list[Instant]] = {}
+    taken: dict[str, list[tuple[Instant, str]]] = {}
     moved: dict[str, list[Instant]] = {}
     sources: set[str] = set()
     api: set[str] = set()
@@ -1237,8 +1277,8 @@ def follow_window(day: WindowDay) -> WindowRecord:
         body = event.body
         kind = body.event
         if kind == "ticket_taken":
-            taken.setdefault(body.ticket, []).append(one[0])
-        elif body.window == window_id or kind == "batch_abandoned":
+            taken.setdefault(body.ticket, []).append((one[0], queue_of(body)))
+        elif body.window == window_id or (kind == "batch_abandoned" and not body.window):
             own.append(one)
             sources.add(body.source)
             if body.source == "api" and kind in CALLS:
@@ -1478,14 +1518,18 @@ def _flags_at(day: WindowDay, window: _Window, at: Instant) -> Iterator[str]:
         yield "out_of_order"
     elif state in ("paused", "closed"):
         yield state
-    if day.opens is not None and day.closes is not None and not day.opens <= at < day.closes:
+    if day.opens is not None and day.closes is not None:
+        if not day.opens <= at < day.closes:
+            yield "after_hours"
+    elif not day.works and state in ("paused", "closed", "unknown"):
+        # A window that works on a day off is no reason to suspect its presses.
         yield "after_hours"
 
 
 def _services(
     day: WindowDay,
     drafts: Sequence[_Draft],
-    taken: Mapping[str, Sequence[Instant]],
+    taken: Mapping[str, Sequence[tuple[Instant, str]]],
     moved: Mapping[str, Sequence[Instant]],
 ) -> tuple[Service, ...]:
     slack = day.policy.same_event_seconds * 1000
@@ -1495,9 +1539,10 @@ def _services(
         called, ended = one.called_at, one.ended_at
         first = called or one.started_at or ended or day.next_midnight
         taken_at: Instant | None = None
-        for at in taken.get(one.ticket, ()):
+        taken_from = one.queue
+        for at, queue in taken.get(one.ticket, ()):
             if at <= first + slack:
-                taken_at = at
+                taken_at, taken_from = at, queue
         waited: int | None = None
         if called is not None:
             since = taken_at
@@ -1512,9 +1557,8 @@ def _services(
         served = None
         if one.ended == "finished" and ended is not None and started is not None:
             served = ended - started if ended > started else 0
-        epoch = 0
-        if resets:
-            epoch = sum(queue == one.queue and at <= first for queue, at in resets)
+        # One who took a ticket before the numbers began again waits with the old number.
+        epoch = _epoch(resets, taken_from, first if taken_at is None else taken_at)
         services.append(
             Service(
                 one.ticket,
@@ -1697,7 +1741,9 @@ _MOVES = frozenset(("ticket_taken", "batch_abandoned", "abandoned", "held", "tra
 
 def queue_resets(day: CounterDay) -> tuple[tuple[str, Instant], ...]:
     """``(queue, at)`` of each time at which a queue's ticket numbers began again in the day: a
-    number not above the lowest is taken again, or one far below everything before it."""
+    number not above the lowest is taken again, or one far below everything before it.  Numbers
+    without letters of a queue that nobody names may be of several queues with a range each: there
+    only the former counts."""
     resets: list[tuple[str, Instant]] = []
     seen: dict[str, dict[str, Instant]] = {}
     lows: dict[str, int] = {}
@@ -1710,7 +1756,7 @@ def queue_resets(day: CounterDay) -> tuple[tuple[str, Instant], ...]:
         body = event.body
         if body.ticket in moved:
             continue
-        digits = body.ticket[len(body.ticket.rstrip("0123456789")) :]
+        digits = body.ticket[len(_letters(body.ticket)) :]
         if not digits:
             continue
         queue, number = queue_of(body), int(digits[-9:])
@@ -1718,7 +1764,7 @@ def queue_resets(day: CounterDay) -> tuple[tuple[str, Instant], ...]:
         if tickets and number <= lows[queue]:
             before = tickets.get(body.ticket)
             again = before is not None and at - before > _SAME_TICKET
-            if again or highs[queue] - number >= _RESET_DROP:
+            if again or (queue and highs[queue] - number >= _RESET_DROP):
                 resets.append((queue, at))
                 tickets.clear()
                 lows[queue] = highs[queue] = number
@@ -1738,7 +1784,7 @@ def window_days(day: CounterDay) -> dict[str, WindowDay]:
         body = event.body
         if body.event in ("ticket_taken", "transferred"):
             elsewhere.append(event)
-        if body.event == "batch_abandoned":
+        if body.event == "batch_abandoned" and not body.window:
             for share in events.values():
                 share.append(event)
         elif body.event != "ticket_taken" and body.window in events:
@@ -1858,6 +1904,7 @@ def _tickets(
     told: list[tuple[Instant, str, int]] = []
     ends: list[tuple[Instant, QueueEvent]] = []
     queues: dict[str, str] = {}
+    names = _queue_names(day.events)
     relevant = [
         one for one in day.events if one.body.event in _MOVES or one.body.waiting is not None
     ]
@@ -1865,19 +1912,23 @@ def _tickets(
         body = event.body
         kind = body.event
         if kind == "ticket_taken":
-            queue = queues[body.ticket] = queue_of(body)
+            queue = queue_of(body)
             name = (body.ticket, _epoch(resets, queue, at))
+            queue = queues[body.ticket] = names.get(queue, queue)
             if name not in by_name:
                 by_name[name] = _Taken(
                     *name[:1], queue, name[1], body.service_code, body.priority, reading, at
                 )
         elif kind == "batch_abandoned":
-            batches.append((at, body.queue))
+            # Who still waits does so for no window in particular.
+            if not body.window:
+                batches.append((at, body.queue))
         elif body.ticket and kind in ("abandoned", "held", "transferred"):
             ends.append((at, body))
         if body.waiting is not None:
-            told.append((at, body.queue or queues.get(body.ticket, "") or queue_of(body),
-                         body.waiting))  # fmt: skip
+            queue = queue_of(body)
+            queue = body.queue or queues.get(body.ticket, "") or names.get(queue, queue)
+            told.append((at, queue, body.waiting))
     for record in records:
         for one in record.services:
             if not one.ticket:
@@ -1885,8 +1936,9 @@ def _tickets(
             found = by_name.get((one.ticket, one.epoch))
             if found is None:
                 reading = one.readings[0] if one.readings else b""
+                queue = names.get(one.queue, one.queue)
                 found = by_name[one.ticket, one.epoch] = _Taken(
-                    one.ticket, one.queue, one.epoch, one.service_code, one.priority, reading
+                    one.ticket, queue, one.epoch, one.service_code, one.priority, reading
                 )
             first = one.called_at or one.started_at or one.ended_at
             if one.called_at is None:
@@ -1901,14 +1953,17 @@ def _tickets(
             found.back = found.back or one.ended in ("held", "transferred") or bool(one.flags)
     for at, body in ends:
         # Tickets that ended before any window called them.
-        found = by_name.get((body.ticket, _epoch(resets, queue_of(body), at)))
+        epochs = range(_epoch(resets, queue_of(body), at), -1, -1)
+        found = next((by_name[name] for one in epochs if (name := (body.ticket, one)) in by_name),
+                     None)  # fmt: skip
         if found is None:
             continue
-        if body.event != "abandoned":
-            found.back = True
-        elif found.called_at is None or at < found.called_at:
+        if body.event == "abandoned" and found.called_at is None:
             found.ended, found.ended_at = "abandoned", at
+        elif body.event != "abandoned" or (found.called_at or 0) > at:
+            found.back = True
     for at, queue in batches:
+        queue = names.get(queue, queue)
         for found in by_name.values():
             if queue not in ("", found.queue) or found.ended or found.taken_at is None:
                 continue
@@ -1919,6 +1974,19 @@ def _tickets(
         key=lambda one: (one.taken_at or one.called_at or 0, one.ticket, one.epoch),
     )
     return ordered, tuple(batches), told
+
+
+def _queue_names(events: Iterable[SeenEvent]) -> dict[str, str]:
+    """What the queue of each first letters of tickets is called, where some of what was told names
+    it and some does not; letters that two queues share are left out."""
+    found: dict[str, str | None] = {}
+    for one in events:
+        body = one.body
+        if body.queue and body.ticket:
+            letters = _letters(body.ticket)
+            if found.setdefault(letters, body.queue) != body.queue:
+                found[letters] = None
+    return {letters: queue for letters, queue in found.items() if queue is not None}
 
 
 def _areas_of(tickets: Sequence[_Taken], records: Sequence[WindowRecord]) -> None:
@@ -2014,9 +2082,11 @@ def _lines(
             share = queue_area.setdefault(one.queue, {})
             share[one.area] = share.get(one.area, 0) + 1
             moves = changes.setdefault(one.area, [])
-            if one.taken_at is not None:
-                moves.append((one.taken_at, 0, one.queue, 1))
             left = one.ended_at if one.called_at is None else one.called_at
+            if one.taken_at is not None:
+                # The printer's clock is another than the caller's.
+                came = one.taken_at if left is None or one.taken_at < left else left
+                moves.append((came, 0, one.queue, 1))
             if left is not None:
                 moves.append((left, 1, one.queue, -1 if one.taken_at is not None else 0))
     areas = {one.window.area for one in records}

@@ -1,4 +1,4 @@
-"""Device offline 设备离线 (DEV-01) and hall offline 全厅离线 (DEV-02).
+"""Device offline 设备离线 (DEV-01; of a camera VID-01) and hall offline 全厅离线 (DEV-02).
 
 A device that cannot be reached for ``minutes`` (3) is a notice, for ``yellow_minutes`` (15) a
 yellow alert, until it is back.  Shorter losses are told to nobody: many terminals restart by
@@ -26,13 +26,13 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from rules.losses import (
-    Loss,
     Patience,
     Spell,
     duration,
-    hall_losses,
-    losses_of,
-    spells,
+    hall_offline_id,
+    offline_code,
+    offline_id,
+    outages,
     turning_points,
     wall_time,
 )
@@ -43,11 +43,9 @@ from rules.model import (
     AskAgain,
     DeviceDay,
     HallDay,
-    Instant,
-    stable_id,
 )
 
-CODES = ("DEV-01", "DEV-02")
+CODES = ("DEV-01", "DEV-02", "VID-01")
 SCOPE = "hall"
 
 
@@ -70,33 +68,19 @@ class DeviceOffline(Struct, frozen=True, forbid_unknown_fields=True):
             self.flap_minutes * MINUTE,
             self.stable_minutes * MINUTE,
         )
-        devices = [(device, self._begun_today(device, day)) for device in day.devices]
-        together = hall_losses(
-            [losses for _, losses in devices], self.hall_percent, self.hall_minutes * MINUTE
-        )
-        hall_spells = list(spells(together, patience, as_of))
-        moments = set(turning_points(together, hall_spells, patience))
-        for spell in hall_spells:
+        found = outages(day, patience, self.hall_percent, self.hall_minutes * MINUTE)
+        moments = set(turning_points(found.together, found.hall, patience))
+        for spell in found.hall:
             yield self._hall_alert(day, spell)
             if spell.until is not None:
                 moments.add(spell.until + patience.minimum)
-        for device, losses in devices:
-            told = list(spells(losses, patience, as_of))
-            for spell in told:
-                causes = (
-                    _hall_alert_id(day, root)
-                    for root in hall_spells
-                    if _explains(root, spell, patience.minimum, as_of)
-                )
-                yield self._device_alert(day, device, spell, next(causes, ""))
-            moments.update(turning_points(losses, told, patience))
-            if losses and losses[-1].back_at is None:
-                moments.add(losses[-1].lost_at + self.yellow_minutes * MINUTE)
+        for one in found.devices:
+            for spell, cause in zip(one.told, one.causes, strict=True):
+                yield self._device_alert(day, one.device, spell, cause)
+            moments.update(turning_points(one.losses, one.told, patience))
+            if one.losses and one.losses[-1].back_at is None:
+                moments.add(one.losses[-1].lost_at + self.yellow_minutes * MINUTE)
         yield from (AskAgain(at) for at in sorted(moments) if at > as_of)
-
-    @staticmethod
-    def _begun_today(device: DeviceDay, day: HallDay) -> list[Loss]:
-        return [loss for loss in losses_of(device, day.as_of) if loss.lost_at >= day.midnight]
 
     def _hall_alert(self, day: HallDay, spell: Spell) -> Alert:
         since = wall_time(spell.started, day.midnight)
@@ -113,7 +97,7 @@ class DeviceOffline(Struct, frozen=True, forbid_unknown_fields=True):
             title = f"全厅设备离线 {zh}，已恢复：{zh_share} 自 {since} 起同时失联"
             detail = f"Hall was offline for {en}: {share} lost together from {since} on."
         return Alert(
-            id=_hall_alert_id(day, spell),
+            id=hall_offline_id(day.hall, spell),
             rule="device_offline",
             code="DEV-02",
             subject_kind="hall",
@@ -146,9 +130,9 @@ class DeviceOffline(Struct, frozen=True, forbid_unknown_fields=True):
         if not spell.flapping:
             detail += f": {spell.reason}" if spell.reason else "."
         return Alert(
-            id=stable_id("DEV-01", device.device, spell.started, *["flapping"] * spell.flapping),
+            id=offline_id(device, spell),
             rule="device_offline",
-            code="DEV-01",
+            code=offline_code(device),
             subject_kind="device",
             subject=device.device,
             unit="",
@@ -176,15 +160,3 @@ class DeviceOffline(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 RULE = DeviceOffline
-
-
-def _hall_alert_id(day: HallDay, spell: Spell) -> str:
-    return stable_id("DEV-02", day.hall, spell.started, *["flapping"] * spell.flapping)
-
-
-def _explains(root: Spell, spell: Spell, grace: int, as_of: Instant) -> bool:
-    """Whether the device's trouble began in the hall's and was over soon after it."""
-    if spell.started < root.started or root.until is None:
-        return spell.started >= root.started
-    over = as_of + 1 if spell.until is None else spell.until
-    return spell.started < root.until and over <= root.until + grace

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, timedelta
 from typing import NamedTuple, cast
 
 from msgspec import Struct, structs
 
 from rules.attendance import Expected, assess, expectations, is_eligible
-from rules.counter import CounterRule, WindowRule
+from rules.counter import CounterRule, SeenEvent, WindowRule
 from rules.findings import clock, segment_name
 from rules.model import (
     DAY,
@@ -34,12 +34,24 @@ from rules.model import (
     Outcome,
     PersonDay,
     PersonRule,
+    PostReview,
+    QueueEvent,
     SeenPunch,
     Slot,
     Violation,
     stable_id,
 )
 from rules.paths import path_state, usable_paths, working
+from rules.post import (
+    Duty,
+    Hours,
+    PostDay,
+    PostRule,
+    SeenReview,
+    Vacancy,
+    follow_post,
+    judge_post,
+)
 
 
 class RuleEntry(NamedTuple):
@@ -56,10 +68,11 @@ class _InForce(NamedTuple):
     hall: tuple[HallRule, ...]
     window: tuple[WindowRule, ...]
     counter: tuple[CounterRule, ...]
+    post: tuple[PostRule, ...]
     version: str
 
 
-_NOTHING = _InForce((), (), (), (), stable_id("rules")[:12])
+_NOTHING = _InForce((), (), (), (), (), stable_id("rules")[:12])
 
 
 class Rulebook:
@@ -94,6 +107,9 @@ class Rulebook:
                 for entry in rules
                 if hasattr(entry.rule, "judge_counter")
             ),
+            tuple(
+                cast(PostRule, entry.rule) for entry in rules if hasattr(entry.rule, "judge_post")
+            ),
             stable_id("rules", *((entry.name, repr(entry.rule)) for entry in person))[:12],
         )
 
@@ -112,6 +128,9 @@ class Rulebook:
 
     def counter_rules(self, day: date) -> tuple[CounterRule, ...]:
         return self._on(day).counter
+
+    def post_rules(self, day: date) -> tuple[PostRule, ...]:
+        return self._on(day).post
 
     def rule_version(self, day: date) -> str:
         """12 hexadecimal digits that stay the same while the rules about people and their
@@ -201,7 +220,7 @@ def judge_hall(day: HallDay, book: Rulebook) -> Outcome:
 
 
 # --------------------------------------------------------------------------------------------
-# Why
+# Why: a person's day
 # --------------------------------------------------------------------------------------------
 
 
@@ -477,4 +496,166 @@ def _clock_trial(day: PersonDay, want: Expected, slot: Slot) -> _Trial:
         f"考勤机 {slot.device} 的时钟{'快' if fast else '慢'} {slot.minutes} 分钟以上",
         f"the clock of {slot.device} being {slot.minutes} min or more {'fast' if fast else 'slow'}",
         structs.replace(day, punches=tuple(punches)),
+    )
+
+
+# --------------------------------------------------------------------------------------------
+# Why: a post's day
+# --------------------------------------------------------------------------------------------
+
+
+class PostReading(Struct, frozen=True):
+    """A reading near the vacancy, and what it says: ``occupied still empty learning unknown``, a
+    queue event's name or ``punch``."""
+
+    reading_id: str
+    device: str
+    at: Instant
+    says: str
+
+
+class PostExplanation(Struct, frozen=True):
+    """Why there is a violation at a post."""
+
+    violation: Violation
+    rule: str
+    rule_version: str
+    thresholds: dict[str, dict[str, object]]
+    """``rule``: its options; ``presence``: the hall's choices about posts."""
+    vacancies: tuple[Vacancy, ...]
+    hours: tuple[Hours, ...]
+    duties: tuple[Duty, ...]
+    readings: tuple[PostReading, ...]
+    would_change: tuple[WouldChange, ...]
+    as_of: Instant
+
+
+def explain_post(day: PostDay, book: Rulebook, violation_id: str) -> PostExplanation | None:
+    """Why the post's day has this violation; none if it does not have it."""
+    rules = book.post_rules(day.counter.work_date)
+    post = follow_post(day)
+    outcome = judge_post(day, post, rules)
+    violation = next((one for one in outcome.violations if one.id == violation_id), None)
+    if violation is None:
+        return None
+    rule = next(one for one in rules if type(one).__module__.rpartition(".")[2] == violation.rule)
+    concerned = tuple(
+        one
+        for one in post.vacancies
+        if one.began_at <= violation.until and one.parts[-1][1] >= violation.since
+    )
+    return PostExplanation(
+        violation=violation,
+        rule=violation.rule,
+        rule_version=stable_id("rules", repr(rule))[:12],
+        thresholds={
+            "rule": structs.asdict(cast(Struct, rule)),
+            "presence": structs.asdict(day.policy),
+        },
+        vacancies=concerned,
+        hours=day.hours,
+        duties=tuple(
+            one
+            for one in day.duties
+            if one.starts <= violation.until and one.ends >= violation.since
+        ),
+        readings=tuple(_post_readings(day, violation)),
+        would_change=tuple(_post_would_change(day, rules, violation, concerned)),
+        as_of=day.counter.as_of,
+    )
+
+
+def _post_readings(day: PostDay, violation: Violation) -> Iterator[PostReading]:
+    since, until = violation.since - 10 * MINUTE, violation.until + 10 * MINUTE
+    window = day.counter.window.id
+    found = [
+        PostReading(one.reading_id.hex(), one.device, one.at, one.body.state)
+        for one in day.seats
+        if since <= one.at <= until or one.reading_id.hex() in violation.evidence
+    ]
+    found += [
+        PostReading(one.reading_id.hex(), one.device, one.at, one.body.event)
+        for one in day.counter.events
+        if one.body.window == window and since <= one.at <= until
+    ]
+    found += [
+        PostReading(one.reading_id.hex(), "", one.at, "punch")
+        for one in day.punches
+        if since <= one.at <= until and one.person == violation.person
+    ]
+    yield from sorted(found, key=lambda one: (one.at, one.reading_id))
+
+
+def _post_would_change(
+    day: PostDay, rules: Sequence[PostRule], violation: Violation, vacancies: Sequence[Vacancy]
+) -> Iterator[WouldChange]:
+    before = {(one.id, one.points) for one in judge_post(day, follow_post(day), rules).violations}
+    for kind, zh, en, changed in _post_trials(day, violation, vacancies):
+        after = judge_post(changed, follow_post(changed), rules).violations
+        same = next((one for one in after if one.id == violation.id), None)
+        if same is not None and same.points >= violation.points:
+            continue
+        instead = tuple(one.title for one in after if (one.id, one.points) not in before)
+        yield WouldChange(kind, zh, en, instead)
+
+
+def _post_trials(
+    day: PostDay, violation: Violation, vacancies: Sequence[Vacancy]
+) -> Iterator[tuple[str, str, str, PostDay]]:
+    since = min(one.began_at for one in vacancies)
+    until = max(one.parts[-1][1] for one in vacancies)
+    duties = tuple(
+        part
+        for one in day.duties
+        for part in (
+            structs.replace(one, ends=min(one.ends, since)),
+            structs.replace(one, starts=max(one.starts, until)),
+        )
+        if part.starts < part.ends or one.person != violation.person
+    )
+    yield (
+        "leave",
+        "期间有经批准的请假或外出",
+        "approved leave or outing over it",
+        structs.replace(day, duties=duties),
+    )
+    dark = tuple(
+        structs.replace(
+            one,
+            up=tuple(
+                part
+                for starts, ends in one.up
+                for part in ((starts, min(ends, since)), (max(starts, until), ends))
+                if part[0] < part[1]
+            ),
+        )
+        for one in day.sensors
+    )
+    yield (
+        "outage",
+        "期间摄像机不可用（则为未知）",
+        "the camera being out of order meanwhile (then unknown)",
+        structs.replace(day, sensors=dark),
+    )
+    reviews = tuple(
+        SeenReview(
+            day.counter.as_of, day.counter.as_of, "", b"",
+            PostReview(day.counter.window.id, day.counter.work_date, one.id, "dismissed", ""),
+        )
+        for one in vacancies
+    )  # fmt: skip
+    yield (
+        "review",
+        "经人工核查不属实",
+        "a person who looked and dismissed it",
+        structs.replace(day, reviews=(*day.reviews, *reviews)),
+    )
+    middle = (since + until) // 2
+    call = QueueEvent("", "called", window=day.counter.window.id, ticket="?", source="bus")
+    events = (*day.counter.events, SeenEvent(middle, middle, "", b"", call))
+    yield (
+        "call",
+        "期间本窗口叫过号",
+        "a ticket called at the window meanwhile",
+        structs.replace(day, counter=structs.replace(day.counter, events=events)),
     )

@@ -12,7 +12,16 @@ from itertools import pairwise
 
 from msgspec import Struct
 
-from rules.model import DAY, HOUR, MINUTE, DeviceDay, Instant
+from rules.model import (
+    DAY,
+    HOUR,
+    MINUTE,
+    CameraMonth,
+    DeviceDay,
+    HallDay,
+    Instant,
+    stable_id,
+)
 
 
 class Loss(Struct, frozen=True):
@@ -56,7 +65,85 @@ class Spell(Struct, frozen=True):
         return self.losses > 1
 
 
-def losses_of(device: DeviceDay, as_of: Instant) -> list[Loss]:
+PATIENCE = Patience(3 * MINUTE, 4, 10 * MINUTE, 15 * MINUTE)
+HALL_PERCENT = 50
+HALL_WITHIN = 2 * MINUTE
+"""What is put up with where the settings say nothing else."""
+
+
+class DeviceOutages(Struct, frozen=True):
+    """A device's losses of a date, and what is to be told of them.  ``causes``: for each spell the
+    id of the hall's alert that explains it, or nothing."""
+
+    device: DeviceDay
+    losses: tuple[Loss, ...]
+    told: tuple[Spell, ...]
+    causes: tuple[str, ...]
+
+
+class Outages(Struct, frozen=True):
+    """The losses that began on a date: of the hall as a whole, and of each device."""
+
+    together: tuple[Loss, ...]
+    hall: tuple[Spell, ...]
+    devices: tuple[DeviceOutages, ...]
+
+
+def outages(
+    day: HallDay,
+    patience: Patience = PATIENCE,
+    percent: int = HALL_PERCENT,
+    within: int = HALL_WITHIN,
+) -> Outages:
+    """What was lost on a date, until ``day.as_of``."""
+    losses = [
+        [loss for loss in losses_of(device, day.as_of) if loss.lost_at >= day.midnight]
+        for device in day.devices
+    ]
+    together = hall_losses(losses, percent, within)
+    hall = tuple(spells(together, patience, day.as_of))
+    found = []
+    for device, own in zip(day.devices, losses, strict=True):
+        told = tuple(spells(own, patience, day.as_of))
+        causes = (
+            [
+                hall_offline_id(day.hall, root)
+                for root in hall
+                if _explains(root, spell, patience.minimum, day.as_of)
+            ]
+            for spell in told
+        )
+        found.append(
+            DeviceOutages(device, tuple(own), told, tuple(one[0] if one else "" for one in causes))
+        )
+    return Outages(tuple(together), hall, tuple(found))
+
+
+def offline_code(device: DeviceDay) -> str:
+    """The catalogue's number of the alert about a device that is lost."""
+    return "VID-01" if device.camera else "DEV-01"
+
+
+def offline_id(device: DeviceDay, spell: Spell) -> str:
+    """The id of that alert."""
+    flapping = ["flapping"] * spell.flapping
+    return stable_id(offline_code(device), device.device, spell.started, *flapping)
+
+
+def hall_offline_id(hall: str, spell: Spell) -> str:
+    """The id of the alert about a hall that is lost."""
+    return stable_id("DEV-02", hall, spell.started, *["flapping"] * spell.flapping)
+
+
+def _explains(root: Spell, spell: Spell, grace: int, as_of: Instant) -> bool:
+    """Whether the device's trouble began in the hall's and was over soon after it."""
+    if spell.started < root.started or root.until is None:
+        return spell.started >= root.started
+    over = as_of + 1 if spell.until is None else spell.until
+    return spell.started < root.until and over <= root.until + grace
+
+
+def losses_of(device: DeviceDay | CameraMonth, as_of: Instant) -> list[Loss]:
     """A device's losses until ``as_of``: in order, disjoint, none of them empty."""
     losses: list[Loss] = []
     for lost_at, end, reason in sorted(

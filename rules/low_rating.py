@@ -9,7 +9,8 @@ The follow-up's limits count from the receipt of the rating, in workdays: a hand
 (outside the hall's hours by the end of the next workday), contact and verification within 1, put
 right or explained within 5 or planned within 10, the review of a rating said to be mistaken or
 malicious within 3, and all of it within 15.  A limit that is passed is a yellow alert until the
-step is done, the outer one a red alert.  With ``follow_up = false`` no limit is watched: for halls
+step is done, the outer one a red alert; that a follow-up is opened again takes none of them back.
+With ``follow_up = false`` no limit is watched: for halls
 that do not tell hallwatch of their steps.
 
 What is said here names the window and the level: never who rated, never what was written.
@@ -50,6 +51,10 @@ class LowRating(Struct, frozen=True, forbid_unknown_fields=True):
                 yield _bad_rating(day, rating, followed.taken_up_at)
             if not self.follow_up:
                 continue
+            for reopened, passed in enumerate(followed.earlier):
+                for due in passed:
+                    if due.at is not None:
+                        yield _late(day, rating, due, due.at, reopened)
             for due in followed.dues:
                 if due.at is None:
                     continue

@@ -282,9 +282,96 @@ FOLLOW_UP_STEPS = (
 )  # fmt: skip
 
 
+class Seat(Struct, frozen=True, tag="seat", omit_defaults=True):
+    """在岗: what a camera, or a sensor, sees of a window's post, told when that changed and after
+    every start or reconnection.  ``Reading.at`` is when it began.
+
+    ``state``: ``occupied``; ``still`` (occupied, but nothing has moved there for minutes: somebody
+    who reads, or a coat on the chair); ``empty``; ``learning`` (the empty post is not known yet);
+    ``unknown``, with the ``reason`` in words.  ``evidence``: what it rests on: ``difference motion
+    detector vendor``.  ``score``: 0 looks empty, 1 certainly is not; none where nothing was
+    measured.  ``snapshot``: name of the kept picture, if one was.
+    """
+
+    window: str
+    state: str
+    evidence: tuple[str, ...] = ()
+    score: float | None = None
+    reason: str = ""
+    snapshot: str = ""
+
+
+SEAT_STATES = ("occupied", "still", "empty", "learning", "unknown")
+
+
+class Picture(Struct, frozen=True, tag="picture", omit_defaults=True):
+    """画面: the state of a camera's picture, told when that changed and after every start or
+    reconnection.  ``Reading.at`` is when it began.
+
+    ``faults``: of ``PICTURE_FAULTS``, gravest first; none at all is a good picture.  ``known`` is
+    false while there is nothing to compare with.  ``shift``: displacement of a ``moved`` picture in
+    percent of its width, right and down.
+    """
+
+    faults: tuple[str, ...] = ()
+    known: bool = True
+    shift: tuple[float, float] | None = None
+    snapshot: str = ""
+
+
+PICTURE_FAULTS = (
+    "black", "frozen", "covered", "moved", "view_changed", "partly_covered", "blurred", "dark",
+)  # fmt: skip
+
+
+class Recorded(Struct, frozen=True, tag="recorded", omit_defaults=True):
+    """录像: what a recorder holds of a camera, as it answered at ``Reading.at``.
+
+    ``spans``: recordings within ``[since, until]``, sorted and disjoint.  ``oldest``: beginning of
+    the oldest recording of all; none where the recorder has none or does not tell.
+    """
+
+    since: Instant
+    until: Instant
+    spans: tuple[tuple[Instant, Instant], ...] = ()
+    oldest: Instant | None = None
+
+
+class PostReview(Struct, frozen=True, tag="post_review", omit_defaults=True):
+    """A person looked at a vacancy that was found at a window and ``confirmed`` or ``dismissed``
+    it; the newest review holds."""
+
+    window: str
+    work_date: date
+    vacancy: str
+    """Its id, which is the alert's too."""
+    verdict: Literal["confirmed", "dismissed"]
+    by: str
+    note: str = ""
+
+
+class Substitution(Struct, frozen=True, tag="substitution", omit_defaults=True):
+    """顶岗: somebody stands in at a window in ``[starts, ends)``.  The newest entry of an id holds;
+    one that is ``revoked`` never was."""
+
+    substitution_id: str
+    window: str
+    substitute: str
+    starts: Instant
+    ends: Instant
+    person: str = ""
+    """Who is replaced; empty: whoever is rostered."""
+    revoked: bool = False
+
+
 Body = (
     Punch
     | Rating
+    | Seat
+    | Picture
+    | Recorded
+    | PostReview
+    | Substitution
     | RatingPrompt
     | QueueEvent
     | Shown
@@ -697,6 +784,35 @@ class DeviceDay(Struct, frozen=True):
     usual: tuple[float, ...]
     up_since: Instant | None
     """When the present contact began; none while the device is lost."""
+    camera: bool = False
+    maintainer: str = ""
+    pictures: tuple[tuple[Instant, Picture], ...] = ()
+    """Of a camera: its picture's states on the date; before them the last one before midnight, and
+    after them those until the first good one."""
+    recorded: tuple[tuple[Instant, Recorded], ...] = ()
+    """Of a recorder's channel: what it answered of the date, when; before them the last answer
+    before midnight."""
+
+
+class CameraMonth(Struct, frozen=True):
+    """One camera over a month so far; ``losses``, ``pictures`` and ``recorded`` as in
+    ``DeviceDay``."""
+
+    device: str
+    losses: tuple[tuple[Instant, Instant | None, str], ...]
+    pictures: tuple[tuple[Instant, Picture], ...]
+    recorded: tuple[tuple[Instant, Recorded], ...]
+
+
+class VideoMonth(Struct, frozen=True):
+    """What the figures of a month are made of.  ``first_seen``: from when on each camera has been
+    known at all (none: never); ``hours``: for each workday so far, the spans in which cameras are
+    required."""
+
+    cameras: tuple[CameraMonth, ...]
+    first_seen: tuple[tuple[str, Instant | None], ...]
+    hours: tuple[tuple[tuple[Instant, Instant], ...], ...]
+    as_of: Instant
 
 
 class HallDay(Struct, frozen=True):
@@ -717,6 +833,12 @@ class HallDay(Struct, frozen=True):
     """``(at, name, detail)`` of what hallwatch noted about itself."""
     device_events: tuple[tuple[Instant, str, str, str], ...] = ()
     """``(at, device, name, detail)`` of what devices and their drivers told of themselves."""
+    hours: tuple[tuple[Instant, Instant], ...] = ()
+    """The hall's working time of the date and the fortnight after it: sorted and disjoint."""
+    acted: tuple[tuple[str, Instant], ...] = ()
+    """``(alert id, at)`` of each first acknowledgement of an alert about the hall's devices."""
+    month: VideoMonth | None = None
+    """The whole month, on its last date, once that is over."""
 
 
 class PersonRule(Protocol):

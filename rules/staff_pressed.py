@@ -1,9 +1,10 @@
 """Pressed by staff 代评 (RAT-05): ratings that look as if no visitor gave them.
 
-A yellow alert asks for a review of a window's pad, one for each sign and date:
+A yellow alert asks for a review of a window's pad (of several windows that of the most such
+presses), one for each sign and date:
 
-- more than ``percent`` (50) of the presses after one person's services, of at least ``presses``
-  (30), came within ``seconds`` (2) of the end of the service;
+- more than ``percent`` (50) of the presses for one person's services, at whatever windows, of at
+  least ``presses`` (30), came within ``seconds`` (2) of the end of the service, before or after;
 - ``odd`` (2) presses or more that belong to no service came while the window was paused or closed,
   or outside the hall's hours;
 - ``burst`` (5) presses or more within ``burst_seconds`` (60) without a service each.
@@ -35,36 +36,42 @@ class StaffPressed(Struct, frozen=True, forbid_unknown_fields=True):
     burst_seconds: Annotated[float, Meta(gt=0)] = 60
 
     def judge_counter(self, day: CounterDay, record: CounterRecord) -> Iterator[Alert | AskAgain]:
-        for window in record.windows:
-            presses = [
-                one for one in window.ratings if one.channel == "pad" and one.level is not None
-            ]
+        pressed = [(window, _presses(window)) for window in record.windows]
+        yield from self._hasty(day, pressed)
+        for window, presses in pressed:
             if presses:
-                yield from self._hasty(day, window, presses)
                 yield from self._out_of_service(day, window, presses)
                 yield from self._bursts(day, window, presses)
 
     def _hasty(
-        self, day: CounterDay, window: WindowRecord, presses: list[RatingRecord]
+        self, day: CounterDay, pressed: list[tuple[WindowRecord, list[RatingRecord]]]
     ) -> Iterator[Alert]:
-        by_person: dict[str, list[RatingRecord]] = {}
-        for one in presses:
-            if one.match == "matched" and one.person:
-                by_person.setdefault(one.person, []).append(one)
-        for person, theirs in sorted(by_person.items()):
-            hasty = [
-                one
-                for one in theirs
-                if one.delay is not None and 0 <= one.delay <= self.seconds * 1000
+        by_person: dict[str, list[tuple[WindowRecord, list[RatingRecord]]]] = {}
+        for window, presses in pressed:
+            theirs: dict[str, list[RatingRecord]] = {}
+            for one in presses:
+                if one.match == "matched" and one.person:
+                    theirs.setdefault(one.person, []).append(one)
+            for person, own in theirs.items():
+                by_person.setdefault(person, []).append((window, own))
+        within = self.seconds * 1000
+        for person, windows in sorted(by_person.items()):
+            count = sum(len(own) for _, own in windows)
+            found = [
+                (window, [one for one in own if one.delay is not None and abs(one.delay) <= within])
+                for window, own in windows
             ]
-            if len(theirs) < self.presses or len(hasty) * 100 <= self.percent * len(theirs):
+            found = [(window, hasty) for window, hasty in found if hasty]
+            hasty = sum(len(own) for _, own in found)
+            if count < self.presses or hasty * 100 <= self.percent * count:
                 continue
+            found.sort(key=lambda one: -len(one[1]))
             yield self._alert(
                 day,
-                window,
-                hasty,
+                [window for window, _ in found],
+                sorted((one for _, own in found for one in own), key=lambda one: one.at),
                 f"hasty {person}",
-                f"同一人员超过 {self.percent}% 的评价在办结后 {self.seconds:g} 秒内按下",
+                f"同一人员超过 {self.percent}% 的评价在办结前后 {self.seconds:g} 秒内按下",
                 f"more than {self.percent} % of one person's presses came within"
                 f" {self.seconds:g} s of the end of the service",
             )
@@ -81,7 +88,7 @@ class StaffPressed(Struct, frozen=True, forbid_unknown_fields=True):
         if len(odd) >= self.odd:
             yield self._alert(
                 day,
-                window,
+                [window],
                 odd,
                 "odd",
                 "暂停服务或非工作时间内仍有评价",
@@ -96,7 +103,7 @@ class StaffPressed(Struct, frozen=True, forbid_unknown_fields=True):
             if last.at - first.at <= self.burst_seconds * 1000:
                 yield self._alert(
                     day,
-                    window,
+                    [window],
                     [one for one in idle if first.at <= one.at <= last.at],
                     "burst",
                     f"{self.burst_seconds:g} 秒内 {self.burst} 次以上无业务评价",
@@ -108,13 +115,18 @@ class StaffPressed(Struct, frozen=True, forbid_unknown_fields=True):
     def _alert(
         self,
         day: CounterDay,
-        window: WindowRecord,
+        windows: list[WindowRecord],
         presses: list[RatingRecord],
         sign: str,
         zh: str,
         en: str,
     ) -> Alert:
-        name = window.window.name or window.window.id
+        """About the first of the windows; the others are named beside it."""
+        window = windows[0]
+        name = "、".join(one.window.name or one.window.id for one in windows)
+        ids = ("windows " if windows[1:] else "window ") + ", ".join(
+            one.window.id for one in windows
+        )
         return Alert(
             id=stable_id("RAT-05", day.hall, window.window.id, day.work_date, sign),
             rule="staff_pressed",
@@ -127,12 +139,16 @@ class StaffPressed(Struct, frozen=True, forbid_unknown_fields=True):
             ends_at=None,
             state="open",
             title=f"疑似代评，待核查：{name} {zh}",
-            detail=f"Ratings at window {window.window.id} may have been pressed by staff: {en}.",
+            detail=f"Ratings at {ids} may have been pressed by staff: {en}.",
             evidence=tuple(one.reading_id.hex() for one in presses),
         )
 
 
 RULE = StaffPressed
+
+
+def _presses(window: WindowRecord) -> list[RatingRecord]:
+    return [one for one in window.ratings if one.channel == "pad" and one.level is not None]
 
 
 def _good_without_service(one: RatingRecord) -> bool:

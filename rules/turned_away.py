@@ -3,7 +3,8 @@
 Tickets taken before the hall's closing time were still waiting, uncalled, when the last of the
 windows of their service area that worked on the date closed, or when the queue system gave up all
 tickets at once: one yellow alert for the area, not one for each ticket.  A ticket that is called
-afterwards was not turned away.  Where nobody told of a window closing, nothing is judged; the alert
+afterwards was not turned away: windows that close at noon open again, so closings are judged from
+the hall's closing time on.  Where nobody told of a window closing, nothing is judged; the alert
 expires at midnight.
 """
 
@@ -35,7 +36,7 @@ class TurnedAway(Struct, frozen=True, forbid_unknown_fields=True):
             return
         for area in record.areas:
             windows = [one for one in record.windows if one.window.area == area.area]
-            closed = _closed(day, windows)
+            closed = _closed(day, windows) if day.as_of >= day.closes else None
             left: list[tuple[Instant, Ticket]] = []
             for one in record.tickets:
                 if one.area != area.area or one.called_at is not None:
@@ -50,6 +51,8 @@ class TurnedAway(Struct, frozen=True, forbid_unknown_fields=True):
                 yield _alert(day, area.area, min(at for at, _ in left), [one for _, one in left])
                 if day.as_of < day.next_midnight:
                     yield AskAgain(day.next_midnight)
+        if day.as_of < day.closes:
+            yield AskAgain(day.closes)
 
 
 RULE = TurnedAway

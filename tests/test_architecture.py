@@ -15,7 +15,9 @@ ORDER = ("daemon", "api", "config", "drivers", "rules")
 
 PACKAGES = {
     "rules": {"msgspec"},
-    "drivers": {"httpx", "msgspec", "paho", "pymodbus", "serial", "uvicorn", "websockets"},
+    "drivers": {
+        "cv2", "httpx", "msgspec", "numpy", "paho", "pymodbus", "serial", "uvicorn", "websockets",
+    },
     "config": {"chinese_calendar", "msgspec", "openpyxl", "pydantic", "pydantic_core"},
     "api": {"fastapi", "msgspec", "pydantic", "pydantic_core", "starlette"},
     "daemon": {
@@ -33,12 +35,13 @@ PURE = {
 
 SHARED = {
     "rules": {
-        "attendance", "counter", "engine", "findings", "losses", "model", "paths", "trust",
-        "workdays",
+        "attendance", "counter", "engine", "findings", "losses", "model", "paths", "post", "trust",
+        "video", "workdays",
     },
     "drivers": {
-        "base", "counter_json", "emulators", "frames", "http_listener", "modbus", "serial_line",
-        "text",
+        "aim", "base", "capture", "counter_json", "detector", "emulators", "frames",
+        "http_listener", "isapi", "modbus", "picture", "post_view", "rtsp_probe", "serial_line",
+        "snapshot", "text", "video_lines", "video_worker",
     },
 }  # fmt: skip
 """Modules that are no rule and no driver; rules and drivers may import them, never each other."""

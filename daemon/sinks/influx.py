@@ -69,6 +69,7 @@ ALERT_STATES = frozenset(
 )
 DEVICE_STATES = {"offline": 0, "online": 1}
 WINDOW_STATES = {"idle": 0, "calling": 1, "serving": 2, "finished": 3, "paused": 4, "closed": 5}
+POST_STATES = {"closed": 0, "away": 1, "learning": 2, "still": 3, "present": 4, "excused": 5}
 """Fields cannot be words on every server, and a tag would cut a window's series into one for each
 state: so these are numbers.  ``unknown`` is -1."""
 
@@ -190,6 +191,14 @@ class _Area(Struct, frozen=True):
     waits: _Durations = _Durations()
 
 
+class _Post(Struct, frozen=True):
+    window: str
+    state: str
+    staffed_minutes: _Ratio = _Ratio()
+    unknown_minutes: _Ratio = _Ratio()
+    vacancies: tuple[dict[str, object], ...] = ()
+
+
 class _Rating(Struct, frozen=True):
     rating_id: str
     pressed_at: datetime | int
@@ -255,6 +264,7 @@ class Points:
             "adjustment": self._adjustment,
             "window": self._window,
             "area": self._area,
+            "post": self._post,
             "rating": self._rating,
             "reading": self._reading,
         }
@@ -434,6 +444,22 @@ class Points:
                 "open_windows": row.open_windows,
                 "waits_n": row.waits.n,
                 "wait_minutes_sum": row.waits.minutes_sum,
+            },
+            _time(change.at, change.seq),
+        )
+
+    def _post(self, change: Change) -> _Spot:
+        row = msgspec_json.decode(change.row, type=_Post)
+        return _Spot(
+            "post",
+            {"window": self._tag("window", row.window, ID)},
+            {
+                "state_code": POST_STATES.get(row.state, UNKNOWN),
+                "staffed_minutes": row.staffed_minutes.n,
+                "known_minutes": row.staffed_minutes.of,
+                "unknown_minutes": row.unknown_minutes.n,
+                "required_minutes": row.unknown_minutes.of,
+                "vacancies": len(row.vacancies),
             },
             _time(change.at, change.seq),
         )

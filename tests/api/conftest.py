@@ -50,6 +50,7 @@ from rules.model import (
     Rating,
     Reading,
     Slot,
+    VideoMonth,
     Violation,
     reading_id,
 )
@@ -114,6 +115,7 @@ class FakeDaemon:
             )
         }
         self.told: dict[str, dict[str, Any]] = {}
+        self.months: dict[date, VideoMonth] = {}
         self.state = Health(alive=True, ready=True)
         self.recorded: list[Reading] = []
         self.full_disk = False
@@ -158,6 +160,9 @@ class FakeDaemon:
     async def explain(self, violation_id: str) -> Mapping[str, Any] | None:
         found = self.served.execute("SELECT 1 FROM violation WHERE id = ?", (violation_id,))
         return {"violation": violation_id, "rule_version": "r1"} if found.fetchone() else None
+
+    async def video_month(self, first: date) -> VideoMonth:
+        return self.months.get(first, VideoMonth((), (), (), self.clock))
 
     async def record(self, readings: Sequence[Reading], remember: Remembered | None) -> None:
         if self.slow:

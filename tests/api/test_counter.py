@@ -277,6 +277,33 @@ def test_a_clock_that_is_ahead_is_not_believed_and_a_repeat_is_still_known(
     ]
 
 
+def test_a_queue_systems_slow_clock_shows_itself_in_what_it_tells(
+    client: httpx.Client, daemon: LiveDaemon
+) -> None:
+    for minute in range(31, 36):
+        daemon.until(f"2026-03-02 09:{minute}:00")
+        post(client, queue(f"09:{minute - 12}:00", "called", f"A{minute}"))
+
+    told = daemon.ask("SELECT at, raw FROM reading WHERE kind = 'queue' ORDER BY at")
+    assert told == [
+        *[(ms(f"2026-03-02 09:{minute - 12}:00"), b"") for minute in (31, 32)],
+        *[
+            (ms(f"2026-03-02 09:{minute}:00"), f"2026-03-02T09:{minute - 12}:00+08:00".encode())
+            for minute in (33, 34, 35)
+        ],
+    ]
+
+
+def test_a_rating_without_a_time_that_is_told_again_the_next_day_is_known(
+    client: httpx.Client, daemon: LiveDaemon
+) -> None:
+    first = post(client, rating(1, 5, pressed_at=None))
+    daemon.until("2026-03-03 08:00:00")
+    again = post(client, [rating(1, 5, pressed_at=None), rating(1, 1, pressed_at=None)])
+
+    assert (statuses(first), statuses(again)) == (["stored"], ["duplicate", "rejected"])
+
+
 def test_the_id_of_a_rating_means_one_rating_whoever_tells_it(
     client: httpx.Client, daemon: LiveDaemon
 ) -> None:

@@ -112,6 +112,10 @@ def test_every_command_has_a_help_with_an_example():
 
         assert shown.returncode == 0
         assert f"Example: hallwatch {command}" in shown.stdout
+    for command in ("aim", "learn-empty", "learn-occupied"):
+        assert (
+            f"Example: hallwatch camera {command}" in hallwatch("camera", command, "--help").stdout
+        )
 
 
 def test_check_lists_every_error_and_exits_2(settings):
@@ -216,6 +220,8 @@ def playing() -> Iterator[Callable[..., str]]:
         ("network_pad", "--serial", "PAD-1"),
         ("queue_display",),
         ("led_board", "--profile", "bx5", "--port", "0"),
+        ("video", "--port", "0"),
+        ("recorder", "--port", "0"),
     ],
     ids=" ".join,
 )
@@ -224,7 +230,8 @@ def test_an_emulator_says_how_it_is_reached_and_ends_with_ctrl_c(playing, words,
     table = told[told.index("[[devices]]") :]
     for name in re.findall(r'"(a file that holds .*)"', table):
         (tmp_path / name).write_text("secret\n")
-    (tmp_path / "hallwatch.toml").write_text(SETTINGS + table, "utf-8")
+    window = '[[windows]]\nid = "01"\nname = "1号窗口"\n'
+    (tmp_path / "hallwatch.toml").write_text(SETTINGS + window + table, "utf-8")
 
     (device,) = load(tmp_path / "hallwatch.toml").devices
 
@@ -269,6 +276,7 @@ def test_an_emulated_pad_and_display_cannot_be_what_they_are_not():
         (("rating_pad", "--profile", "none"), "expected caller-ff68, sim-aa55"),
         (("rating_pad", "--port", "5000"), "played on a serial line"),
         (("led_board", "--profile", "none"), "expected one of strip-aa"),
+        (("video", "--profile", "none"), "expected one of seated, away"),
         (("queue_display", "--line", "/dev/none"), "There is no serial port /dev/none"),
         (("queue_display", "--line", "/dev/none", "--port", "1"), "cannot go together"),
         (("zkteco", "--line", "/dev/none"), "a device of zkteco has no serial line"),
@@ -298,9 +306,20 @@ def test_a_day_of_the_demo_ends_with_its_tables_and_nothing_to_correct(played):
     assert "08:26 " in rows["1008"]  # came with the late log
     assert "08:23 " in rows["1009"]  # by a clock that is 95 s fast
     counter = played.stdout[played.stdout.index("窗口 counter") :]
-    assert re.search(r"01号窗口 +4 +3 +1 +2/3 +2/2 +1\.5 min", counter)
+    assert re.search(r"01号窗口 +5 +4 +1 +3/4 +3/3 +5\.0 min", counter)
     assert re.search(r"03号窗口 +2 +2 +0 +2/2 +1/2 +20\.5 min", counter)
+    assert re.search(r"05号窗口 +2 +2 +0 +2/2 +2/2 +1\.8 min +11\.8 min", counter)  # over MQTT
+    assert "08:28 " in rows["1011"]  # posted by the terminal
     assert re.search(r"09:02 +03号窗口 +B001 +不满意 dissatisfied +吴三省 +已办结 closed", counter)
+    presence = played.stdout[played.stdout.index("在岗 presence") :]
+    assert re.search(r"01号窗口 +\d{3}/\d{3} +\d\d/420 +10:39–10:47 +8 +未印证 nothing", presence)
+    assert re.search(r"\n +15:59–16:19 +20 +queue *\n", presence)
+    assert presence.split("差评")[0].count("–") == 2  # nobody is accused while the lens is covered
+    assert re.search(r"PRE-02 +1001 林一鸣 +3 +有效 +离岗 20 分钟", presence)
+    assert re.search(r"10:44 +PRE-01 +resolved +离岗 8 分钟：01号窗口", presence)
+    assert re.search(r"17:15 +VID-03 +resolved +画面异常（遮挡）10 分钟，已恢复", presence)
+    assert "PRE-04" not in played.stdout
+    assert "VID-01" not in played.stdout
     assert "retro_leave" in played.stdout
     assert "DEV-01" in played.stdout
     verified = hallwatch("replay", "-c", state / "demo.toml", "--verify")

@@ -293,3 +293,109 @@ def test_order_repeats_and_batches_do_not_matter(tmp_path_factory, order, cuts):
         counter.pipeline.stop()
 
     assert made[0] == made[1]
+
+
+def on(day: str, clock: str, name: str, ticket: str = "A037", **more: object) -> Reading:
+    body = QueueEvent(f"{day} {clock} {name} {ticket}", name, "05", ticket, **more)  # type: ignore[arg-type]
+    return Reading("api", at(clock, day), body)
+
+
+FIRST, SECOND = "2026-03-02", "2026-03-03"
+
+
+def test_a_rating_goes_to_the_date_of_events_that_come_after_it(counter):
+    counter.until("09:21")
+    counter.tell(on(FIRST, "09:14", "called"), on(FIRST, "09:20", "finished"))
+    counter.until("10:00", SECOND)
+    rating = Rating("r1", "05", 1, "five", service_ref="A037")
+    counter.tell(Reading("api", at("10:00", SECOND), rating))
+    before = counter.ask("SELECT rating_id, work_date, revision FROM rating")
+    counter.until("10:30", SECOND)
+    counter.tell(on(SECOND, "09:50", "called"), on(SECOND, "09:59:30", "finished"))
+    rated = counter.ask(
+        "SELECT work_date, json_extract(body, '$.figures.rated.n') FROM window_day"
+        " WHERE window = '05' ORDER BY 1"
+    )
+
+    assert before == [("r1", FIRST, 1)]
+    assert counter.ask("SELECT rating_id, work_date FROM rating") == [("r1", SECOND)]
+    assert rated == [(FIRST, 0), (SECOND, 1)]
+    assert counter.ask("SELECT work_date, state FROM alert WHERE code = 'RAT-01'") == [
+        (SECOND, "open")
+    ]
+    assert counter.verify() == []
+
+
+def test_a_rating_goes_to_the_date_of_a_prompt_that_comes_after_it(counter):
+    counter.until("09:21")
+    counter.tell(on(FIRST, "09:14", "called"), on(FIRST, "09:20", "finished"))
+    counter.until("10:00", SECOND)
+    rating = Rating("r1", "05", 5, "five", session="s9")
+    counter.tell(Reading("api", at("10:00", SECOND), rating))
+    counter.tell(Reading("pad-05", at("09:20:01"), RatingPrompt("s9", "05", "A037")))
+
+    assert counter.ask("SELECT rating_id, work_date FROM rating") == [("r1", FIRST)]
+    assert counter.verify() == []
+
+
+def test_a_session_that_is_used_again_is_that_of_its_last_prompt(counter):
+    counter.until("09:21")
+    counter.tell(
+        on(FIRST, "09:20", "finished"),
+        Reading("pad-05", at("09:20:01"), RatingPrompt("1", "05", "A037")),
+    )
+    counter.until("09:21", SECOND)
+    counter.tell(
+        on(SECOND, "09:20", "finished"),
+        Reading("pad-05", at("09:20:01", SECOND), RatingPrompt("1", "05", "A037")),
+        Reading("pad-05", at("09:20:09", SECOND), Rating("r2", "05", 5, "five", session="1")),
+    )
+
+    assert counter.ask("SELECT rating_id, work_date FROM rating") == [("r2", SECOND)]
+    assert counter.verify() == []
+
+
+def test_a_rating_that_is_told_again_after_midnight_is_the_same(counter):
+    rating = Rating("pad:p1:7", "05", 1, "five")
+    counter.until("23:59:59")
+    counter.tell(Reading("broker", counter.clock.now(), rating))
+    counter.until("00:00:05", SECOND)
+    counter.tell(Reading("broker", counter.clock.now(), rating))
+
+    assert counter.ask("SELECT count(*) FROM reading WHERE kind = 'rating'") == [(1,)]
+    assert counter.pipeline.repeats == 1
+    assert counter.ask("SELECT rating_id, work_date FROM rating") == [("pad:p1:7", FIRST)]
+    assert counter.verify() == []
+
+
+def test_ids_of_events_used_again_the_next_day_are_new_calls(counter):
+    def call(day: str, clock: str, number: int) -> Reading:
+        return Reading(
+            "broker", at(clock, day), QueueEvent(f"{number}", "called", "05", f"A{number}")
+        )
+
+    counter.until("09:30")
+    for number in (1, 2, 3):
+        counter.tell(call(FIRST, f"09:0{number}", number))
+    last = counter.heard[-1].call_seq
+    counter.until("09:00", SECOND)
+    counter.heard.clear()
+    counter.tell(call(SECOND, "08:59", 1))
+    numbers = [(one.event, one.call_seq) for one in counter.heard]
+
+    assert last is not None
+    assert numbers[0][0] == "called"
+    assert numbers[0][1] > last
+
+
+def test_a_batch_of_one_window_is_one_for_its_view_and_the_halls(counter):
+    counter.until("12:00")
+    counter.tell(
+        event("09:00", "called", "A1"), event("09:02", "called", "B1", "06"),
+        event("12:00", "batch_abandoned"),
+    )  # fmt: skip
+
+    assert counter.ask("SELECT window, state FROM window_day ORDER BY 1") == [
+        ("05", "idle"), ("06", "calling"),
+    ]  # fmt: skip
+    assert counter.verify() == []

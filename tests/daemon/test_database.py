@@ -16,6 +16,7 @@ from daemon.database import (
     open_writer,
     schemas,
 )
+from daemon.journal import others_since
 
 
 def test_a_new_database_has_the_present_schema_and_a_durable_wal(tmp_path):
@@ -128,3 +129,39 @@ def test_a_database_of_schema_1_keeps_its_rows_and_learns_whose_alerts_they_are(
     assert version == len(schemas())
     assert reading == [(1, "1001", "S", None, None)]
     assert scopes == {"a": "person", "b": "hall", "c": "hall"}
+
+
+def test_ratings_that_were_journalled_twice_become_one_and_their_dates_are_judged_again(tmp_path):
+    path = tmp_path / "hallwatch.db"
+    row = (
+        "INSERT INTO reading VALUES"
+        " (?, ?, 'mqtt', ?, NULL, ?, ?, ?, 0, 0, 739677, ?, x'', '', ?, ?)"
+    )
+    body = '{"type":"rating","rating_id":"7"}'
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript("".join(schemas()[:2]) + "\nPRAGMA user_version = 2;")
+        for seq, id_, kind, at, ref in (
+            (1, b"7", "rating", 5, "s1"), (2, b"8", "rating", 5, ""), (3, b"7", "rating", 9, ""),
+            (4, b"e", "queue", 9, "A1"), (5, b"7", "rating", 11, "s1"),
+        ):  # fmt: skip
+            old.execute(row, (seq, id_, kind, at, at, at, body, "05", ref))
+        old.execute("INSERT INTO call VALUES (?, 418)", (b"e",))
+        old.execute("INSERT INTO meta VALUES ('settings', 'x')")
+        old.commit()
+
+    with closing(open_writer(path)) as new:
+        kinds = new.execute("SELECT seq, kind, window, ref, raw FROM reading ORDER BY 1").fetchall()
+        wakes = new.execute("SELECT * FROM wake").fetchall()
+        calls = new.execute("SELECT * FROM call").fetchall()
+        settings = new.execute("SELECT * FROM meta").fetchall()
+        said = [one.kind for one in others_since(new, 0)]
+
+    twice = ("unreadable", None, None, body.encode())
+    assert kinds == [
+        (1, "rating", "05", "s1", b""), (2, "rating", "05", "", b""), (3, *twice),
+        (4, "queue", "05", "A1", b""), (5, *twice),
+    ]  # fmt: skip
+    assert wakes == [("window", "05", "2026-03-02", 0)]
+    assert calls == [("2026-03-02", b"e", 418)]
+    assert settings == []
+    assert said == ["rating", "rating", "unreadable", "queue", "unreadable"]

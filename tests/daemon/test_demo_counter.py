@@ -11,14 +11,16 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from config.load import load
-from daemon.demo import BUS_WINDOWS, COUNTER_SCRIPT, LIVE_SCRIPT, PAD_KEYS
+from daemon.demo import BUS_WINDOWS, CAMERA_SCRIPT, COUNTER_SCRIPT, LIVE_SCRIPT, PAD_KEYS
 from daemon.emulate import table_text
+from drivers.emulators.camera import SHOWN
 
 HALLWATCH = Path(sys.executable).with_name("hallwatch")
 
@@ -26,10 +28,10 @@ HALLWATCH = Path(sys.executable).with_name("hallwatch")
 class Demo:
     """``hallwatch demo`` running on, in a process of its own."""
 
-    def __init__(self, state: Path, speed: int) -> None:
+    def __init__(self, state: Path, speed: int, words: Sequence[str | Path] = ()) -> None:
         with (state / "errors").open("wb") as errors:
             self.process = subprocess.Popen(
-                [HALLWATCH, "demo", "--speed", str(speed), "--state", state],
+                words or [HALLWATCH, "demo", "--speed", str(speed), "--state", state],
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env={**os.environ, "COLUMNS": "200", "PYTHONUNBUFFERED": "1"},
@@ -65,6 +67,10 @@ def test_the_demo_that_runs_on_tells_of_the_counter_and_ends_with_ctrl_c(tmp_pat
             r"办结 finished +01号窗口 A001",
             r"评价 rating +01号窗口 A001  非常满意 / very satisfied",
             r"评价 rating +04号窗口 C001",
+            r"叫号 called +05号窗口 D001",
+            r"打卡 punch +1011 沈小满  大厅宇泛人脸机",
+            r"岗位 post +01号窗口  在岗 present（",
+            r"画面 picture +01号窗口摄像头  正常 good",
             r"已连接 found",
         )
 
@@ -83,8 +89,52 @@ def test_the_demo_that_runs_on_tells_of_the_counter_and_ends_with_ctrl_c(tmp_pat
     with closing(sqlite3.connect(tmp_path / "hallwatch.db")) as connection:
         drivers = {device.driver for device in load(tmp_path / "demo.toml").devices}
         found = dict(connection.execute("SELECT device, state FROM device_state"))
-    assert drivers >= {"rating_pad", "network_pad", "queue_display", "led_board", "fingerprint"}
+        unread = connection.execute("SELECT device, body FROM reading WHERE kind = 'unreadable'")
+        assert unread.fetchall() == []
+    assert drivers >= {
+        "rating_pad",
+        "network_pad",
+        "queue_display",
+        "led_board",
+        "fingerprint",
+        "video",
+    }
+    assert found["cam-1"] == found["lobby"] == found["floor-2"] == "online"
     assert found["finger"] == found["hik"] == found["display-01"] == found["pad-01"] == "online"
+
+
+HIDE_OPENCV = """
+import importlib.util, sys
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name == "cv2" else find(name, *more)
+from daemon.__main__ import main
+sys.argv[1:] = ["demo", "--speed", "600", "--state", sys.argv[1]]
+main()
+"""
+
+
+def test_without_opencv_the_demo_says_so_and_goes_on(tmp_path):
+    demo = Demo(tmp_path, 600, (sys.executable, "-c", HIDE_OPENCV, tmp_path))
+    try:
+        demo.until(
+            "没有安装视频组件，演示中没有摄像头 / OpenCV is not installed",
+            r"打卡 punch +1001 林一鸣",
+        )
+
+        assert demo.end() == 0
+    finally:
+        if demo.process.poll() is None:
+            demo.process.kill()
+            demo.process.communicate(timeout=10)
+    assert all(one.driver != "video" for one in load(tmp_path / "demo.toml").devices)
+
+
+def test_the_camera_sees_one_thing_after_another():
+    spells = [line.split() for line in CAMERA_SCRIPT.split("\n") if line]
+    times = [moment for starts, ends, _ in spells for moment in (starts, ends)]
+
+    assert times == sorted(times)
+    assert {what for _, _, what in spells} <= SHOWN.keys()
 
 
 @pytest.mark.parametrize("script", [COUNTER_SCRIPT, LIVE_SCRIPT], ids=["counter", "live"])

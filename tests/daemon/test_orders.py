@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import msgspec
+import pytest
 
 from config.load import load
 from daemon.boards import STAY
@@ -16,7 +17,8 @@ from daemon.orders import Orders
 from daemon.pipeline import Happening, Pipeline
 from daemon.simulation import SimulatedClock
 from drivers.base import AskForRating, Order, Show
-from rules.counter import WindowRecord
+from drivers.counter_json import TellerClock
+from rules.counter import SeenEvent, Window, WindowDay, WindowRecord, follow_window
 from rules.model import Instant, QueueEvent, Reading
 
 ZONE = ZoneInfo("Asia/Shanghai")
@@ -67,8 +69,10 @@ state_dir = "."
 
 
 def at(clock: str) -> Instant:
-    wall = datetime.fromisoformat(f"2026-03-02 {clock}").replace(tzinfo=ZONE)
-    return int(wall.timestamp() * 1000)
+    """A time of Monday 2 March, or of the day that stands before it."""
+    day, _, wall = clock.rpartition(" ")
+    moment = datetime.fromisoformat(f"{day or '2026-03-02'} {wall}").replace(tzinfo=ZONE)
+    return int(moment.timestamp() * 1000)
 
 
 def event(clock: str, name: str, ticket: str = "A037", window: str = "05") -> Reading:
@@ -209,8 +213,8 @@ def test_when_a_service_is_finished_its_pad_asks_once(tmp_path):
 
     device, order = asked
     assert (device, order.ticket, order.person) == ("pad-05", "A037", "1001")
-    window, number, ticket = order.session.split(":")
-    assert (window, ticket) == ("05", "A037")
+    window, day, number, ticket = order.session.split(":")
+    assert (window, day, ticket) == ("05", "2026-03-02", "A037")
     assert int(number) > 0
 
 
@@ -229,3 +233,80 @@ def test_the_same_ticket_called_again_is_another_session_and_old_ends_are_not_as
         ("pad-05", "A037"), ("pad-05", "B002"),
     ]  # fmt: skip
     assert len({order.session for _, order in asked}) == 2
+
+
+def test_the_same_ticket_on_another_day_is_asked_for_again(tmp_path):
+    """Of a queue system that tells of no calls."""
+
+    async def story(hall: Hall) -> None:
+        for day in ("2026-03-02", "2026-03-03", "2026-03-04"):
+            await hall.tell(f"{day} 09:20:01", event(f"{day} 09:20:00", "finished"))
+
+    asked = play(tmp_path, story).asks()
+
+    assert [device for device, _ in asked] == ["pad-05"] * 3
+    assert len({order.session for _, order in asked}) == 3
+
+
+@pytest.mark.parametrize("slow", [31, 70, 300, 720])
+def test_what_a_slow_clock_tells_is_announced_and_asked_once_it_is_known(tmp_path, slow):
+    async def story(hall: Hall) -> None:
+        clock = TellerClock()
+        for number in range(6):
+            for minute, name in ((0, "called"), (2, "finished")):
+                now = at(f"09:{number * 5 + minute:02}")
+                body = QueueEvent(f"{number}{name}", name, "05", f"A{number:03}", person="1001")
+                told, _ = clock.placed(now - slow * 1000, now)
+                await hall.tell(f"09:{number * 5 + minute:02}", Reading("api", told, body))
+
+    hall = play(tmp_path, story)
+
+    announced = [lines[0] for lines, announce in hall.shows("strip-05") if announce]
+    assert announced[-4:] == [f"请A{number:03}号到05号窗口" for number in range(2, 6)]
+    assert [order.ticket for _, order in hall.asks()][-5:] == [
+        f"A{number:03}" for number in range(1, 6)
+    ]
+
+
+class SetClock(SimulatedClock):
+    """Its wall clock is set back by ``behind``; what passes goes on."""
+
+    behind = 0
+
+    def now(self) -> Instant:
+        return super().now() - self.behind
+
+
+def test_a_board_goes_on_when_the_clock_is_set_back(tmp_path):
+    (tmp_path / "hallwatch.toml").write_text(SETTINGS, "utf-8")
+    clock = SetClock(at("10:00"))
+    wished: list[tuple[str, Order]] = []
+
+    def call(ticket: str, number: int) -> Happening:
+        now = clock.now()
+        told = SeenEvent(now, now, "api", b"1", QueueEvent("1", "called", "05", ticket))
+        monday = date(2026, 3, 2)
+        facts = WindowDay(
+            "h1", Window("05"), monday, at("00:00"), at("23:59"), None, None, now, True, (told,)
+        )
+        return Happening(follow_window(facts), "called", number)
+
+    async def until(moment: str) -> None:
+        await asyncio.sleep(0)
+        clock.jump(at(moment))
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    async def story() -> None:
+        orders = Orders(load(tmp_path / "hallwatch.toml"), lambda *one: wished.append(one), clock)
+        orders.hear([call("A001", 1)])
+        await until("10:00:05")
+        clock.behind = 3_600_000
+        orders.hear([call("A002", 2)])
+        await until("10:00:09")
+        orders.close()
+
+    asyncio.run(story())
+
+    shown = [(one.ticket, one.announce) for name, one in wished if name == "strip-05"]
+    assert shown[-2:] == [("A002", True), ("A002", False)]

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from datetime import date
+
 import pytest
 
 from rules.broken_scale import BrokenScale
-from rules.model import SEVERITY
-from tests.rules.counter_facts import Facts, at, scale
+from rules.model import DAY, SEVERITY
+from tests.rules.counter_facts import MIDNIGHT, Facts, at, scale
 
 RULE = BrokenScale()
 
@@ -69,3 +71,17 @@ def test_a_window_that_is_gone_is_not_judged() -> None:
     gone = scale((0, 10, 90, 900, 1000), complaints=1, window="w9")
 
     assert Facts().judge(RULE, scales=(gone,)).alerts == ()
+
+
+def test_it_expires_at_midnight_and_each_date_is_looked_at_by_itself() -> None:
+    told = (scale((0, 10, 90, 900, 1000), complaints=1),)
+    today, over = (Facts().judge(RULE, as_of, scales=told) for as_of in ("18:30", "24:00"))
+    (tomorrow,) = Facts().judge(
+        RULE, "+1 18:30", scales=told, work_date=date(2026, 7, 21), midnight=MIDNIGHT + DAY,
+        next_midnight=MIDNIGHT + 2 * DAY,
+    ).alerts  # fmt: skip
+
+    assert today.ask_again == at("24:00")
+    assert (over.alerts[0].state, over.alerts[0].ends_at) == ("expired", at("24:00"))
+    assert over.alerts[0].id == today.alerts[0].id != tomorrow.id
+    assert tomorrow.opened_at == at("24:00")

@@ -594,6 +594,24 @@ def test_the_numbers_beginning_again_make_another_ticket(facts: Facts) -> None:
     assert record.out_of_order == ()
 
 
+def test_a_ticket_taken_before_the_numbers_began_again_keeps_its_place(facts: Facts) -> None:
+    facts.taken("08:40", "A001")
+    facts.taken("10:50", "A037")
+    facts.taken("11:00", "A001")
+    facts.serve("A037", "11:02", "11:05")
+
+    assert [(one.ticket, one.epoch) for one in facts.follow().services] == [("A037", 0)]
+
+
+def test_a_batch_of_one_window_leaves_the_others(facts: Facts) -> None:
+    facts.serve("A001", "17:50")
+    facts.event("17:50", "called", "A002", "w2")
+    facts.event("18:00", "batch_abandoned", "", "w2")
+
+    assert ended(facts.follow()) == [("A001", "open")]
+    assert ended(facts.follow(window="w2")) == [("A002", "abandoned")]
+
+
 def test_a_finished_ticket_called_again_is_out_of_order_if_no_numbers_began_again(
     facts: Facts,
 ) -> None:

@@ -211,3 +211,80 @@ def test_tickets_taken_after_a_batch_go_on_waiting(facts: Facts) -> None:
     found = {one.ticket: one.ended for one in counter(facts).tickets}
 
     assert found == {"A001": "abandoned", "A002": "", "A003": "finished"}
+
+
+def test_ranges_of_numbers_without_letters_are_no_new_beginning(facts: Facts) -> None:
+    facts.taken("08:31", "2001")
+    facts.taken("08:32", "1001", "2002")
+    facts.taken("08:33", "1002")
+    assert queue_resets(facts.hall()) == ()
+
+    facts.taken("11:00", "1001")
+    assert queue_resets(facts.hall()) == (("", at("11:00")),)
+
+
+def test_a_named_queue_begins_again_far_below(facts: Facts) -> None:
+    facts.taken("08:31", "2040", queue="car")
+    facts.taken("11:00", "2001", queue="car")
+
+    assert queue_resets(facts.hall()) == (("car", at("11:00")),)
+
+
+def test_what_the_queue_is_called_when_calling_holds_for_who_waits(facts: Facts) -> None:
+    facts.taken("08:40", *[f"A00{number}" for number in range(1, 9)])
+    facts.serve("A001", "09:01", queue="personal", waiting=7)
+    facts.serve("A002", "09:02")
+
+    assert area(facts).waiting == 6
+    assert {one.queue for one in counter(facts).tickets} == {"personal"}
+
+
+def test_letters_that_two_queues_share_name_neither(facts: Facts) -> None:
+    facts.taken("08:40", "A001", "A002", "A003")
+    facts.serve("A001", "09:01", "09:02", queue="car")
+    facts.serve("A002", "09:03", "09:04", queue="tax")
+
+    assert counter(facts).tickets[2].queue == "A"
+
+
+def test_a_ticket_whose_printer_is_ahead_waits_no_more_once_called(facts: Facts) -> None:
+    facts.serve("A001", "09:00", "09:05")
+    facts.taken("09:00:03", "A001")
+
+    assert area(facts).waiting == 0
+
+
+def test_numbers_that_began_again_leave_no_ghost_waiting(facts: Facts) -> None:
+    facts.taken("08:40", "A001")
+    facts.serve("A001", "08:50", "08:55")
+    facts.taken("10:50", "A037", "A038")
+    facts.taken("11:00", "A001")
+    facts.serve("A037", "11:02", "11:05", queue="car")
+    facts.event("11:03", "abandoned", "A038", "")
+    facts.serve("A001", "11:06", "11:08")
+    found = [(one.ticket, one.epoch, one.ended) for one in counter(facts).tickets]
+
+    assert area(facts).waiting == 0
+    assert found == [
+        ("A001", 0, "finished"), ("A037", 0, "finished"), ("A038", 0, "abandoned"),
+        ("A001", 1, "finished"),
+    ]  # fmt: skip
+
+
+def test_a_ticket_given_up_and_called_all_the_same_was_served(facts: Facts) -> None:
+    facts.taken("08:40", "A001")
+    facts.event("09:05", "abandoned", "A001")
+    facts.serve("A001", "09:10", "09:15")
+    (ticket,) = counter(facts).tickets
+
+    assert (ticket.ended, ticket.ended_at, ticket.back) == ("finished", at("09:15"), True)
+
+
+def test_a_batch_that_names_a_window_sends_nobody_away_who_waits(facts: Facts) -> None:
+    facts.taken("08:40", "A001", "A002")
+    facts.serve("A001", "08:50")
+    facts.event("12:00", "batch_abandoned", "", "w1")
+    record = counter(facts)
+
+    assert record.batches == ()
+    assert [one.ended for one in record.tickets] == ["abandoned", ""]

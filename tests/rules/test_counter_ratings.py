@@ -294,7 +294,7 @@ def test_the_limits_count_from_the_receipt(facts: Facts) -> None:
     bad(facts, received="+2 10:00")
     told = followed(facts)
 
-    assert due(told, "assigned")[0] == at("+3 18:00")
+    assert due(told, "assigned")[0] == at("+2 10:05")
     assert due(told, "contact")[0] == at("+3 18:00")
     assert due(told, "closed")[0] == at("+9 18:00")
 
@@ -303,6 +303,23 @@ def test_outside_the_halls_hours_the_next_workday_is_soon_enough(facts: Facts) -
     facts.rating("22:00", 1, channel="qr")
 
     assert due(followed(facts), "assigned")[0] == at("+1 18:00")
+
+
+@pytest.mark.parametrize(
+    ("received", "limit"),
+    [
+        ("+1 08:29:59", "+2 18:00"),
+        ("+1 08:30", "+1 08:35"),
+        ("+1 18:00", "+2 18:00"),
+        ("+5 10:00", "+7 18:00"),
+    ],
+)
+def test_on_a_later_date_too_somebody_is_there_only_in_a_workdays_hours(
+    facts: Facts, received: str, limit: str
+) -> None:
+    bad(facts, received=received)
+
+    assert due(followed(facts), "assigned")[0] == at(limit)
 
 
 def test_a_limit_beyond_the_known_calendar_is_not_due(facts: Facts) -> None:
@@ -408,6 +425,42 @@ def test_malicious_needs_two_people(facts: Facts) -> None:
 
     assert (one.excluded, one.flags) == (False, ("one_reviewer",))
     assert (two.excluded, two.flags) == (True, ())
+
+
+def test_who_took_his_opinion_back_does_not_make_two(facts: Facts) -> None:
+    rating = bad(facts)
+    facts.step("10:00", rating, "malicious", by="9001")
+    facts.step("11:00", rating, "fix_now", by="9001")
+    facts.step("12:00", rating, "malicious", by="9002")
+    facts.step("13:00", rating, "closed", by="9003")
+    told = followed(facts)
+
+    assert (told.excluded, told.flags) == (False, ("one_reviewer",))
+
+
+def test_only_a_look_after_the_claim_and_by_another_is_its_review(facts: Facts) -> None:
+    rating = bad(facts)
+    facts.step("10:00", rating, "rechecked", by="9001")
+    facts.step("11:00", rating, "mistaken", by="1001")
+    assert not followed(facts).excluded
+
+    facts.step("12:00", rating, "rechecked", by="1001")
+    assert not followed(facts).excluded
+
+    facts.step("13:00", rating, "rechecked", by="9001")
+    assert followed(facts).excluded
+    assert due(followed(facts), "review")[1] == at("13:00")
+
+
+def test_a_claim_closed_by_who_made_it_counts_on_and_says_so(facts: Facts) -> None:
+    rating = bad(facts)
+    facts.step("10:00", rating, "mistaken", by="1001")
+    facts.step("11:00", rating, "closed", by="1001")
+    told = followed(facts)
+
+    assert (told.excluded, told.flags) == (False, ("not_reviewed",))
+    assert due(told, "review")[1] == at("11:00")
+    assert facts.follow().figures.rated == Ratio(1, 2)
 
 
 def test_a_reopened_follow_up_begins_its_limits_again(facts: Facts) -> None:

@@ -150,3 +150,26 @@ def test_a_reopened_follow_up_is_late_by_itself(facts: Facts) -> None:
 
     assert first.opened_at == at("12:05")
     assert len(others) == 3
+
+
+def test_what_was_late_before_it_was_opened_again_stays_late(facts: Facts) -> None:
+    rating = facts.rating("09:06", 1)
+    facts.step("09:30", rating, "assigned")
+    facts.step("+9 10:00", rating, "explain")
+    facts.step("+9 11:00", rating, "closed")
+    before = told(facts, "+9 11:30", "RAT-02")
+    facts.step("+9 12:00", rating, "reopened")
+    facts.step("+9 12:01", rating, "assigned")
+    after = told(facts, "+9 12:02", "RAT-02")
+
+    assert [one.opened_at for one in before] == [at("09:11"), at("+1 18:00"), at("+7 18:00")]
+    assert after == before
+
+
+def test_a_limit_that_passes_while_nobody_acts_ends_when_it_is_opened_again(facts: Facts) -> None:
+    rating = facts.rating("09:06", 1)
+    facts.step("10:00", rating, "reopened")
+    facts.step("10:01", rating, "assigned")
+    (alert,) = told(facts, "10:02", "RAT-02")
+
+    assert (alert.opened_at, alert.ends_at, alert.state) == (at("09:11"), at("10:00"), "resolved")

@@ -4,7 +4,7 @@ import pytest
 
 from rules.model import SEVERITY
 from rules.staff_pressed import StaffPressed
-from tests.rules.counter_facts import Facts
+from tests.rules.counter_facts import W1, W2, Facts
 
 RULE = StaffPressed()
 
@@ -34,7 +34,7 @@ def test_more_than_half_within_two_seconds_of_thirty_is_to_be_reviewed(
 
     assert len(found) == alerts
     for one in found:
-        assert one.title == "疑似代评，待核查：1号窗口 同一人员超过 50% 的评价在办结后 2 秒内按下"
+        assert one.title == "疑似代评，待核查：1号窗口 同一人员超过 50% 的评价在办结前后 2 秒内按下"
         assert (one.severity, one.state) == (SEVERITY["yellow"], "open")
         assert len(one.evidence) == hasty
         assert "1001" not in one.title + one.detail
@@ -137,3 +137,58 @@ def test_presses_without_a_service_do_not_hide_the_hasty_ones() -> None:
         facts.rating(f"17:{minute}", 2, person="1001")
 
     assert len(facts.judge(RULE).alerts) == 1
+
+
+@pytest.mark.parametrize(("seconds", "alerts"), [(59, 1), (58, 1), (57.9, 0)])
+def test_a_pad_pressed_just_before_the_service_is_ended_is_as_odd(
+    seconds: float, alerts: int
+) -> None:
+    facts = Facts()
+    for number in range(30):
+        minute = 540 + number * 5
+        facts.serve(
+            f"A{number:03}", f"{minute // 60}:{minute % 60:02}",
+            f"{minute // 60}:{minute % 60 + 1:02}", person="1001",
+        )  # fmt: skip
+        facts.rating(f"{minute // 60}:{minute % 60:02}:{seconds}", 5)
+
+    assert len(facts.judge(RULE).alerts) == alerts
+
+
+def test_one_persons_presses_are_counted_over_all_windows() -> None:
+    facts = Facts(W1, W2)
+    for number in range(30):
+        window = "w1" if number < 13 else "w2"
+        minute = 540 + number * 5
+        told = f"{minute // 60}:{minute % 60:02}"
+        ended = f"{minute // 60}:{minute % 60 + 3:02}"
+        facts.serve(f"A{number:03}", told, ended, window, person="1001")
+        facts.rating(f"{ended}:01", 5, window=window)
+    (alert,) = facts.judge(RULE).alerts
+
+    assert alert.subject == "w2"
+    assert "2号窗口、1号窗口" in alert.title
+    assert "windows w2, w1" in alert.detail
+    assert len(alert.evidence) == 30
+
+
+def closed_day(facts: Facts) -> int:
+    return len(facts.judge(RULE, "19:00", opens=None, closes=None, works=False).alerts)
+
+
+def test_presses_on_a_day_off_are_after_hours() -> None:
+    facts = Facts()
+    facts.rating("10:00", 5)
+    assert closed_day(facts) == 0
+
+    facts.rating("10:10", 5)
+    assert closed_day(facts) == 1
+
+
+def test_a_window_that_works_on_a_day_off_is_not_suspected() -> None:
+    facts = Facts()
+    facts.event("09:00", "window_opened")
+    facts.rating("10:00", 5)
+    facts.rating("10:10", 5)
+
+    assert closed_day(facts) == 0

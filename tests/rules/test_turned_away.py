@@ -52,8 +52,10 @@ def test_a_ticket_taken_at_closing_time_or_after_was_too_late(facts: Facts) -> N
 def test_windows_that_close_early_turn_away_too(facts: Facts) -> None:
     facts.taken("17:30", "A002")
     close(facts, "17:40")
+    before = facts.judge(RULE, "17:41")
 
-    assert facts.judge(RULE, "17:41").alerts[0].opened_at == at("17:40")
+    assert (before.alerts, before.ask_again) == ((), at("18:00"))
+    assert facts.judge(RULE, "18:00").alerts[0].opened_at == at("17:40")
 
 
 def test_nobody_is_turned_away_while_another_window_of_the_area_is_open(facts: Facts) -> None:
@@ -116,3 +118,27 @@ def test_where_no_closing_is_told_or_no_hours_are_known_nothing_is_judged(facts:
 
     close(facts, "18:02")
     assert facts.judge(RULE, "23:00", closes=None).alerts == ()
+
+
+def test_windows_that_close_for_lunch_turn_nobody_away() -> None:
+    facts = Facts(W1, W2)
+    facts.serve("A001", "09:00", "09:05")
+    facts.taken("11:50", "A002")
+    close(facts, "12:00")
+
+    assert facts.judge(RULE, "12:30").alerts == ()
+
+    facts.event("14:30", "window_opened")
+    facts.serve("A002", "14:31", "14:40")
+    close(facts, "18:01")
+    assert facts.judge(RULE, "18:30").alerts == ()
+
+
+def test_who_waited_while_the_numbers_began_again_and_was_called_is_no_ghost(facts: Facts) -> None:
+    facts.taken("17:22", "A037")
+    facts.taken("17:30", "A001")
+    facts.serve("A037", "17:32", "17:35")
+    facts.serve("A001", "17:36", "17:38")
+    close(facts, "18:02")
+
+    assert facts.judge(RULE, "18:30").alerts == ()
