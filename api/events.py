@@ -59,6 +59,7 @@ from rules.model import (
     reading_id,
 )
 from rules.model import Body as ReadingBody
+from rules.post import PostRecord
 
 AHEAD = 5 * MINUTE
 """How far another system's clock may be ahead of ours."""
@@ -69,6 +70,7 @@ _MARKS = {"type": "queue", "level": "rating", "step": "follow_up"}
 
 _staff_events: TypeAdapter[list[Any]] = TypeAdapter(list[StaffEvent])
 _steps: TypeAdapter[list[FollowUpIn]] = TypeAdapter(list[FollowUpIn])
+_post = msgspec.json.Decoder(PostRecord).decode
 _queue_event = msgspec.json.Decoder(QueueEvent).decode
 _rating = msgspec.json.Decoder(Rating).decode
 
@@ -166,10 +168,11 @@ class Events:
             raise _bad("window", f"there is no window '{event.window}' in the settings")
         if isinstance(event, VacancyReview):
             self._not_ahead("at", event.at)
-            by = event.by or teller
+            began, ended = self._vacancy(event)
             review = PostReview(
-                event.window, event.work_date, event.vacancy, event.verdict, by, masked(event.note)
-            )
+                event.window, event.work_date, event.vacancy, event.verdict, event.by or teller,
+                masked(event.note), began, ended,
+            )  # fmt: skip
             return Reading(DEVICE, event.at, review)
         for field in ("substitute", "person"):
             code = getattr(event, field)
@@ -181,6 +184,17 @@ class Events:
         )  # fmt: skip
         # Two entries that differ in nothing are one fact, unless another stood between them.
         return Reading(DEVICE, self._reader.now(), stands_in)
+
+    def _vacancy(self, event: VacancyReview) -> tuple[Instant, Instant]:
+        """When the vacancy began and ended, as far as is known now.  Raises ``BadBody``."""
+        row = self._desk.connection.execute(
+            "SELECT body FROM post_day WHERE work_date = ? AND window = ?",
+            (event.work_date.isoformat(), event.window),
+        ).fetchone()
+        for one in _post(row[0]).vacancies if row else ():
+            if one.id == event.vacancy:
+                return one.began_at, one.parts[-1][1]
+        raise _bad("vacancy", "there is no such vacancy at this window on this date")
 
     def _not_ahead(self, field: str, at: Instant) -> None:
         if at > self._reader.now() + AHEAD:

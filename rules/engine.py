@@ -608,10 +608,14 @@ def _post_trials(
         part
         for one in day.duties
         for part in (
-            structs.replace(one, ends=min(one.ends, since)),
-            structs.replace(one, starts=max(one.starts, until)),
+            (one,)
+            if one.person != violation.person
+            else (
+                structs.replace(one, ends=min(one.ends, since)),
+                structs.replace(one, starts=max(one.starts, until)),
+            )
         )
-        if part.starts < part.ends or one.person != violation.person
+        if part.starts < part.ends
     )
     yield (
         "leave",

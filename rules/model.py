@@ -339,15 +339,20 @@ class Recorded(Struct, frozen=True, tag="recorded", omit_defaults=True):
 
 class PostReview(Struct, frozen=True, tag="post_review", omit_defaults=True):
     """A person looked at a vacancy that was found at a window and ``confirmed`` or ``dismissed``
-    it; the newest review holds."""
+    it; the newest review holds.
+
+    ``vacancy``: its id, which is the alert's too.  ``began_at``, ``ended_at``: as it was found then
+    (0 where unknown): later facts can move its ends, and the review holds for what it overlaps.
+    """
 
     window: str
     work_date: date
     vacancy: str
-    """Its id, which is the alert's too."""
     verdict: Literal["confirmed", "dismissed"]
     by: str
     note: str = ""
+    began_at: Instant = 0
+    ended_at: Instant = 0
 
 
 class Substitution(Struct, frozen=True, tag="substitution", omit_defaults=True):

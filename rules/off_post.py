@@ -68,13 +68,9 @@ class OffPost(Struct, frozen=True, forbid_unknown_fields=True):
                 named = named and short[one.person, one.segment] > self.allowance
             yield self._alert(day, one, opened_at, named)
             if self._is_violation(day, one):
-                before = incidents[-1][-1] if incidents else None
-                if (
-                    before is not None
-                    and before.person == one.person
-                    and one.began_at - before.parts[-1][1] <= INCIDENT
-                ):
-                    incidents[-1].append(one)
+                theirs = [told for told in incidents if told[0].person == one.person]
+                if theirs and one.began_at - theirs[-1][-1].parts[-1][1] <= INCIDENT:
+                    theirs[-1].append(one)
                 else:
                     incidents.append([one])
         for incident in incidents:
@@ -165,7 +161,9 @@ class OffPost(Struct, frozen=True, forbid_unknown_fields=True):
         why = sorted({signal for one in incident for signal in one.signals})
         why += ["review"] * any(one.review for one in incident)
         return Violation(
-            id=stable_id("off_post", first.person, day.counter.work_date, first.began_at),
+            id=stable_id(
+                "off_post", first.person, day.counter.work_date, window.id, first.began_at
+            ),
             rule="off_post",
             code=CODES[degree],
             person=first.person,
@@ -187,10 +185,16 @@ class OffPost(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def _punched_out(day: PostDay, vacancy: Vacancy) -> bool:
-    """Whether the vacancy is the leaving that the person punched: one incident, which the rules
-    about attendance judge.  Who comes back in the same segment was not on the way home."""
+    """Whether the vacancy is the leaving that the person punched within half an hour: one incident,
+    which the rules about attendance judge.  Who comes back in the same segment was not on the way
+    home."""
     ends = next(one.ends for one in day.hours if one.starts <= vacancy.began_at < one.ends)
-    return "punch" in vacancy.signals and (vacancy.ended_at is None or vacancy.ended_at >= ends)
+    if "punch" not in vacancy.signals or (vacancy.ended_at or ends) < ends:
+        return False
+    return any(
+        one.person == vacancy.person and abs(one.at - vacancy.began_at) <= INCIDENT
+        for one in day.punches
+    )
 
 
 RULE = OffPost

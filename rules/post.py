@@ -16,7 +16,7 @@ duty in it, and is *left* only where the post had been covered since they were.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Protocol
 
@@ -545,6 +545,21 @@ def _person(acts: Sequence[SeenEvent], people: Sequence[str], at: Instant) -> st
     return ""
 
 
+def unwatched(day: PostDay) -> PostRecord:
+    """What a post comes to that no camera sees: nothing, and vacancies least of all."""
+    at = day.counter.midnight
+    return PostRecord(
+        window=day.counter.window.id,
+        state="unknown",
+        since=at,
+        evidence=(),
+        spans=(PostSpan(at, "unknown"),),
+        vacancies=(),
+        figures=PostFigures(Ratio(), Ratio()),
+        changes_at=None,
+    )
+
+
 def follow_post(day: PostDay) -> PostRecord:
     """What a post's date comes to; a function of the facts, in whatever order they came."""
     as_of = day.counter.as_of
@@ -552,9 +567,7 @@ def follow_post(day: PostDay) -> PostRecord:
     acts = _acts(own)
     seats = _seats(day)
     spans = _line(day, seats, acts)
-    reviews: dict[str, SeenReview] = {}
-    for review in sorted(day.reviews, key=lambda one: (one.received_at, one.reading_id)):
-        reviews[review.body.vacancy] = review
+    reviews = sorted(day.reviews, key=lambda one: (one.received_at, one.at, one.reading_id))
     runs = _runs(spans, as_of)
     witness = _Witness(day, seats, own, runs)
     vacancies = []
@@ -654,24 +667,26 @@ class _Witness:
         ended = found.parts[-1][1]
         return ended + (ended == self.as_of and found.back_at is None)
 
-    def punched(self, found: _Open) -> Iterator[bytes]:
-        """Punches of those on duty, after they had been there: not those of coming to work."""
+    def punched(self, found: _Open, person: str) -> Iterator[bytes]:
+        """Punches of the one who is named, or else of those on duty, after they had been there: not
+        those of coming to work."""
         if not found.left:
             return
         began, ended = found.parts[0][0], self._until(found)
         index = bisect_right(self.gone, found.stint.since)
         came = max(self.there[index], found.stint.since, began - NEAR)
-        people = {one.person for one in found.stint.duties}
+        people = {person} if person else {one.person for one in found.stint.duties}
         for one in self.punches:
             if came < one.at < ended and one.person in people:
                 yield one.reading_id
 
-    def logged_out(self, found: _Open) -> Iterator[bytes]:
-        """Logouts of those on duty after which nobody did anything at the window."""
+    def logged_out(self, found: _Open, person: str) -> Iterator[bytes]:
+        """Logouts of the one who is named, or else of those on duty, after which nobody did a thing
+        at the window."""
         began, ended = found.parts[0][0], self._until(found)
         index = bisect_right(self.acts, began)
         last_act = self.acts[index - 1] if index else 0
-        people = {"", *(one.person for one in found.stint.duties)}
+        people = {"", person} if person else {"", *(one.person for one in found.stint.duties)}
         for one in self.logouts:
             if max(began - NEAR, last_act) <= one.at < ended and one.body.person in people:
                 yield one.reading_id
@@ -683,7 +698,7 @@ def _vacancy(
     goes_on: bool,
     witness: _Witness,
     acts: Sequence[SeenEvent],
-    reviews: Mapping[str, SeenReview],
+    reviews: Sequence[SeenReview],
 ) -> Vacancy:
     counter = day.counter
     began, ended = found.parts[0][0], found.parts[-1][1]
@@ -700,13 +715,13 @@ def _vacancy(
     if witness.queue(found):
         signals.append("queue")
     for signal, told in (
-        ("punch", list(witness.punched(found))),
-        ("logout", list(witness.logged_out(found))),
+        ("punch", list(witness.punched(found, person))),
+        ("logout", list(witness.logged_out(found, person))),
     ):
         if told:
             signals.append(signal)
             readings += told
-    said = reviews.get(id_)
+    said = next((one for one in reversed(reviews) if _is_about(one.body, id_, began, ended)), None)
     if said is not None:
         readings.append(said.reading_id)
     pictures = (one.body.snapshot for one in witness.empty(began, ended))
@@ -726,6 +741,12 @@ def _vacancy(
         readings=tuple(dict.fromkeys(one.hex() for one in readings)),
         snapshots=tuple(dict.fromkeys(picture for picture in pictures if picture)),
     )
+
+
+def _is_about(review: PostReview, vacancy: str, began: Instant, ended: Instant) -> bool:
+    if review.vacancy == vacancy:
+        return True
+    return review.began_at < max(ended, began + 1) and review.ended_at > began
 
 
 def _figures(day: PostDay, runs: Sequence[_Run]) -> PostFigures:
@@ -790,10 +811,15 @@ def ready_at(day: PostDay) -> Instant | None:
         for one in seen
         if one.state == "occupied" and one.ends > first
     ]
+    window, skew = day.counter.window.id, day.counter.policy.skew_seconds * 1000
     signs += [
         one.at
-        for one in _acts(_own(day))
-        if first <= one.at <= day.counter.as_of and one.body.event != "window_paused"
+        for one in day.counter.events
+        if first <= one.at <= day.counter.as_of
+        and one.body.event in ACTS
+        and one.body.event != "window_paused"
+        and one.body.window == window
+        and one.at - one.received_at <= skew
     ]
     return min(signs, default=None)
 

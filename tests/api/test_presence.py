@@ -78,7 +78,7 @@ def test_posts_are_found_by_window_and_area_and_page_by_page(
 
 
 REVIEW: dict[str, Any] = {
-    "kind": "post_review", "window": "05", "work_date": "2026-03-02", "vacancy": "v1",
+    "kind": "post_review", "window": "05", "work_date": "2026-03-02", "vacancy": "v-05-2026-03-02",
     "verdict": "confirmed", "at": "2026-03-02T10:00:00+08:00",
 }  # fmt: skip
 STAND_IN: dict[str, Any] = {
@@ -88,12 +88,15 @@ STAND_IN: dict[str, Any] = {
 
 
 def test_a_review_is_journalled_with_who_gave_it(client: httpx.Client, daemon: FakeDaemon) -> None:
+    post(daemon, "05", "2026-03-02")
     answer = client.post("/v1/events", json=[REVIEW, REVIEW | {"by": "督查员"}])
 
     assert answer.status_code == 201, answer.text
     reviews = [one.body for one in daemon.recorded]
     assert all(isinstance(body, PostReview) for body in reviews)
     assert [body.by for body in reviews] == ["admin", "督查员"]
+    nine = ms("2026-03-02 09:00")
+    assert {(body.began_at, body.ended_at) for body in reviews} == {(nine, nine + 7 * 60_000)}
 
 
 def test_a_substitution_is_journalled(client: httpx.Client, daemon: FakeDaemon) -> None:
@@ -108,6 +111,8 @@ def test_a_substitution_is_journalled(client: httpx.Client, daemon: FakeDaemon) 
     ("body", "field"),
     [
         (REVIEW | {"window": "99"}, "0.window"),
+        (REVIEW | {"vacancy": "v2"}, "0.vacancy"),
+        (REVIEW | {"work_date": "2026-03-01"}, "0.vacancy"),
         (REVIEW | {"verdict": "perhaps"}, "0.verdict"),
         (REVIEW | {"at": "2027-03-02T10:00:00+08:00"}, "0.at"),
         (STAND_IN | {"substitute": "9999"}, "0.substitute"),

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from rules.model import SEVERITY, Alert, Violation
+from rules.model import SEVERITY, Alert, PostReview, Violation
 from rules.off_post import OffPost
+from rules.post import SeenReview
 from tests.rules.counter_facts import at
 from tests.rules.posts import APPEAL_ENDS, LOCKS_AT, PostFacts, duty
 
@@ -294,3 +295,52 @@ def test_who_punched_and_did_not_come_back_is_judged_by_attendance_alone(
     assert violations(facts, "13:00") == ()
     assert "已打卡离开（由考勤认定）" in alert.title
     assert alert.state == ("resolved" if until else "open")
+
+
+def test_who_punches_much_later_was_off_post_until_then(facts: PostFacts) -> None:
+    facts.away("10:00-12:00")
+    facts.punch("11:59")
+    (violation,) = violations(facts, "13:00")
+
+    assert (violation.code, violation.minutes) == ("PRE-03", 120)
+
+
+def test_a_colleagues_punch_confirms_nothing_about_the_one_who_is_named(facts: PostFacts) -> None:
+    facts.duties.append(duty("1002", "08:30", "12:00"))
+    facts.event("08:50", "called", "A001", person="1001")
+    facts.away("09:00-09:20")
+    facts.punch("09:01", "1002")
+    (alert,) = alerts(facts, "10:00")
+
+    assert "1001" in alert.title
+    assert violations(facts, "10:00") == ()
+
+
+def test_an_incident_goes_on_although_somebody_elses_lies_between(facts: PostFacts) -> None:
+    facts.duties = [
+        duty("1001", "08:30", "09:18"), duty("1002", "09:18", "09:38"),
+        duty("1001", "09:38", "12:00"),
+    ]  # fmt: skip
+    facts.saw("08:30 occupied, 09:00 empty, 09:16 occupied, 09:20 empty, 09:36 occupied")
+    facts.saw("09:40 empty, 09:56 occupied")
+    for one in facts.post("12:00").vacancies:
+        facts.review("12:00", one.id, "confirmed")
+    found = violations(facts, "12:30")
+
+    assert sorted(one.person for one in found) == ["1001", "1002"]
+
+
+def test_a_review_holds_when_a_late_call_moves_the_beginning(facts: PostFacts) -> None:
+    facts.away("09:00-09:40")
+    facts.waits("09:02-09:35")
+    (vacancy,) = facts.post("10:00").vacancies
+    body = PostReview(
+        "w1", facts.hall().work_date, vacancy.id, "dismissed", "9001",
+        began_at=vacancy.began_at, ended_at=vacancy.parts[-1][1],
+    )  # fmt: skip
+    facts.reviews.append(SeenReview(at("10:00"), at("10:00"), "api", b"review", body))
+    facts.event("09:01", "recalled", "A001")
+    moved = facts.post("11:00").vacancies[-1]
+
+    assert moved.id != vacancy.id
+    assert violations(facts, "11:00") == ()
