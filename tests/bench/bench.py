@@ -33,6 +33,7 @@ PARTS = {
     "counter": 120,
     "boards": 90,
     "bus": 150,
+    "video": 240,
 }
 """Seconds after which a part is given up."""
 ROWS = "rows.jsonl"
