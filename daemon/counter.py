@@ -9,6 +9,7 @@ from datetime import date
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec import structs
 
 from config.load import Hall
 from daemon.facts import Gatherer, Paths
@@ -134,9 +135,9 @@ class CounterGatherer:
 
     # -- which days a reading bears on
 
-    def days_of(self, body: object, day: int) -> Iterator[tuple[str, date]]:
-        """The windows' days that a reading of this local date bears on; an empty window is the
-        hall's counter alone."""
+    def days_of(self, body: object, day: int, today: int) -> Iterator[tuple[str, date]]:
+        """The windows' days that a reading of this local date bears on; of what is entered for
+        later none after ``today``.  An empty window is the hall's counter alone."""
         own = date.fromordinal(day)
         if isinstance(body, Rating):
             self._last_rating = max(self._last_rating, day)
@@ -152,18 +153,24 @@ class CounterGatherer:
             if isinstance(body, RatingPrompt):
                 yield from self._ratings_of(body.session, day)
         elif isinstance(body, Seat):
-            at = self._gatherer.bounds(own)[0]
-            yield from ((body.window, on) for on in self.posts.dates_of(body.window, day, at))
+            yield from ((body.window, on) for on in self.posts.dates_of(body.window, day))
         elif isinstance(body, PostReview):
             yield body.window, body.work_date
         elif isinstance(body, Substitution):
+            self.posts.forget_people()
             days = self._gatherer.days
             for wording in self._gatherer.said.substitution(body.substitution_id):
-                last = min(days.day(wording.ends), days.day(wording.starts) + LONGEST_STAND_IN)
-                for on in range(days.day(wording.starts), last + 1):
-                    yield wording.window, date.fromordinal(on)
+                first = max(days.day(wording.starts) - 1, self._gatherer.first_date.toordinal())
+                last = min(days.day(wording.ends), first + LONGEST_STAND_IN, today)
+                own_windows = self.posts.windows_of((wording.substitute,))
+                for window in {wording.window, *own_windows}:
+                    yield from ((window, date.fromordinal(on)) for on in range(first, last + 1))
         elif isinstance(body, QueueEvent):
-            yield body.window, own
+            yield from ((body.window, on) for on in self.posts.dates_of(body.window, day))
+            self.posts.forget_calls(body.window, day)
+            if day < today and body.window in self.posts.watched():
+                # It may be how the window is known to serve a queue.
+                yield body.window, date.fromordinal(today)
             if body.event == "batch_abandoned" and not body.window:
                 yield from ((window, own) for window in self.windows)
             elif body.ticket:
@@ -178,7 +185,8 @@ class CounterGatherer:
 
     def seen_by(self, device: str, day: int) -> Iterator[tuple[str, date]]:
         """The windows' days that a device being lost or found bears on."""
-        yield from ((window, date.fromordinal(day)) for window in self.posts.seen_by(device))
+        for window in self.posts.seen_by(device):
+            yield from ((window, on) for on in self.posts.dates_of(window, day))
         for source, window, _ in self._sources:
             if source == device:
                 for one in (window,) if window else self.windows:
@@ -469,7 +477,7 @@ class CounterGatherer:
     def post_of(self, window: Window, work_date: date, as_of: Instant) -> PostDay:
         """A post's date with everything that its rules see."""
         day = self.window_day(window, work_date, min(as_of, self._hall.locks_at(work_date)))
-        return self.posts.followed(day, follow_window(day))[0]
+        return self.posts.followed(*self._for_post(day, follow_window(day)))[0]
 
     def judge_window(self, window: Window, work_date: date, as_of: Instant) -> WindowJudgement:
         day = self.window_day(window, work_date, as_of)
@@ -477,9 +485,36 @@ class CounterGatherer:
         outcome = judge_window(day, record, self._hall.rulebook.window_rules(work_date))
         locks_at = self._hall.locks_at(work_date)
         if as_of <= locks_at:
-            return WindowJudgement(record, outcome, *self.posts.judge(day, record))
+            return WindowJudgement(record, outcome, *self.posts.judge(*self._for_post(day, record)))
         closed = self.window_day(window, work_date, locks_at)
-        return WindowJudgement(record, outcome, *self.posts.judge(closed, follow_window(closed)))
+        return WindowJudgement(
+            record, outcome, *self.posts.judge(*self._for_post(closed, follow_window(closed)))
+        )
+
+    def _for_post(self, day: WindowDay, record: WindowRecord) -> tuple[WindowDay, WindowRecord]:
+        """The window's date, and what it comes to, with what follows after midnight while a segment
+        of the post lasts."""
+        over = self.posts.over(day.window.id, day.work_date, day.as_of)
+        if over <= day.next_midnight:
+            return day, record
+        facts = _Facts([], [], [], [], [])
+        last = self._gatherer.days.day(over)
+        for on in range(day.work_date.toordinal() + 1, last + 1):
+            for index, condition, values in (
+                (
+                    "reading_window",
+                    "day = ? AND window = ? AND kind = 'queue'",
+                    (on, day.window.id),
+                ),
+                (
+                    "reading_ticket",
+                    "kind = 'queue' AND day = ? AND ref = '' AND window = ''",
+                    (on,),
+                ),
+            ):
+                self._read(facts, index, f"{condition} AND at < ?", (*values, over), day.as_of)
+        longer = structs.replace(day, next_midnight=over, events=(*day.events, *facts.events))
+        return longer, follow_window(longer)
 
     def judge_counter(
         self, work_date: date, as_of: Instant

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
@@ -99,14 +99,19 @@ class Said:
         self._revoked: dict[str, Instant] = {}
         self._rosters: dict[tuple[str, date], list[tuple[Instant, RosterEntry]]] = {}
         self.people: dict[str, Person] = {}
+        """The newest entry of each."""
+        self._entries: dict[str, list[tuple[Instant, Person]]] = defaultdict(list)
+        """Every entry of a person, in order of receipt."""
         self._heard: dict[str, Instant] = {}
         """When something was last said about a person."""
         self.actions: dict[str, list[tuple[Instant, AlertAction]]] = defaultdict(list)
         """What people did about alerts, by alert id, in order of receipt."""
         self.reviews: dict[tuple[str, date], list[StoredReading]] = defaultdict(list)
         """What people said of vacancies, by window and date, in order of receipt."""
-        self._substitutions: dict[str, dict[str, list[tuple[Instant, Substitution]]]] = {}
-        """By id and window, in order of receipt."""
+        self._substitutions: dict[str, list[tuple[Instant, Substitution]]] = defaultdict(list)
+        """Every wording of each, in order of receipt."""
+        self._stand_ins: dict[str, set[str]] = defaultdict(set)
+        """Ids of the substitutions of which some wording names this window, or this substitute."""
         for stored in sorted(
             of_kind(
                 connection,
@@ -131,7 +136,9 @@ class Said:
             )
             for person in body.people:
                 self._absence_ids[person].add(body.absence_id)
-                self._note(person, stored.received_at)
+            for wording in self._absences[body.absence_id]:
+                for person in wording.fact.people:
+                    self._note(person, stored.received_at)
         elif isinstance(body, AbsenceRevoked):
             self._revoked.setdefault(body.absence_id, stored.received_at)
             for person, ids in self._absence_ids.items():
@@ -144,43 +151,63 @@ class Said:
             self._note(body.person, stored.received_at)
         elif isinstance(body, PersonEntry):
             self.people[body.person.code] = body.person
+            self._entries[body.person.code].append((stored.received_at, body.person))
         elif isinstance(body, AlertAction):
             self.actions[body.alert_id].append((stored.received_at, body))
         elif isinstance(body, PostReview):
             self.reviews[body.window, body.work_date].append(stored)
         elif isinstance(body, Substitution):
-            wordings = self._substitutions.setdefault(body.substitution_id, {})
-            wordings.setdefault(body.window, []).append((stored.received_at, body))
+            told = self._substitutions[body.substitution_id]
+            insort(told, (stored.received_at, body), key=lambda one: one[0])
+            self._stand_ins[body.window].add(body.substitution_id)
+            self._stand_ins[body.substitute].add(body.substitution_id)
+
+    def person(self, code: str, as_of: Instant) -> Person | None:
+        """What was said of a person, as known at ``as_of``; none if nothing was."""
+        known = [one for received_at, one in self._entries.get(code, ()) if received_at <= as_of]
+        return known[-1] if known else None
+
+    def entries(self, code: str) -> Iterator[Person]:
+        """Everything that was ever said of a person."""
+        return (person for _, person in self._entries.get(code, ()))
+
+    def substitutions(self) -> Iterator[Substitution]:
+        """Every wording of every substitution."""
+        for told in self._substitutions.values():
+            yield from (wording for _, wording in told)
 
     def substitution(self, substitution_id: str) -> Iterator[Substitution]:
         """Every wording of a substitution."""
-        for wordings in self._substitutions.get(substitution_id, {}).values():
-            yield from (wording for _, wording in wordings)
+        return (wording for _, wording in self._substitutions.get(substitution_id, ()))
 
     def stand_ins(
         self, window: str, starts: Instant, ends: Instant, as_of: Instant
     ) -> list[Substitution]:
         """Who stands in at a window in ``[starts, ends)``, as known at ``as_of``."""
+        found = self._standing(window, starts, ends, as_of)
+        return [one for one in found if one.window == window]
+
+    def stands_in(
+        self, person: str, starts: Instant, ends: Instant, as_of: Instant
+    ) -> list[Substitution]:
+        """Where somebody stands in in ``[starts, ends)``, as known at ``as_of``."""
+        found = self._standing(person, starts, ends, as_of)
+        return [one for one in found if one.substitute == person]
+
+    def _standing(
+        self, name: str, starts: Instant, ends: Instant, as_of: Instant
+    ) -> list[Substitution]:
         found = []
-        for windows in self._substitutions.values():
-            if window not in windows:
-                continue
-            known = [
-                (received_at, place, wording)
-                for place, told in windows.items()
-                for received_at, wording in told
-                if received_at <= as_of
-            ]
-            if not known:
-                continue
-            _, place, newest = max(known, key=lambda one: one[0])
+        for substitution_id in self._stand_ins.get(name, ()):
+            told = self._substitutions[substitution_id]
+            known = [wording for received_at, wording in told if received_at <= as_of]
             if (
-                place == window
-                and not newest.revoked
-                and newest.starts < ends
-                and newest.ends > starts
+                known
+                and not known[-1].revoked
+                and known[-1].starts < ends
+                and known[-1].ends > starts
             ):
-                found.append(newest)
+                found.append(known[-1])
         return sorted(found, key=lambda one: (one.starts, one.substitution_id))
 
     def _note(self, person: str, received_at: Instant) -> None:
@@ -190,10 +217,9 @@ class Said:
         """Whether an absence or roster of this person came, changed or was revoked after ``at``."""
         return self._heard.get(person, 0) > at
 
-    def absence(self, absence_id: str) -> Absence | None:
-        """The newest wording of an absence."""
-        wordings = self._absences.get(absence_id)
-        return wordings[-1].fact if wordings else None
+    def absence(self, absence_id: str) -> Iterator[Absence]:
+        """Every wording of an absence."""
+        return (wording.fact for wording in self._absences.get(absence_id, ()))
 
     def absences(
         self, person: str, starts: Instant, ends: Instant, as_of: Instant
@@ -456,6 +482,10 @@ class Gatherer:
 
     def person(self, code: str) -> Person | None:
         return self.said.people.get(code) or self.hall.people.get(code)
+
+    def person_at(self, code: str, as_of: Instant) -> Person | None:
+        """A person as known at ``as_of``; what the settings say was always known."""
+        return self.said.person(code, as_of) or self.hall.people.get(code)
 
     def bounds(self, work_date: date) -> tuple[Instant, Instant]:
         """Local midnight at which a date begins, and the one at which it ends."""

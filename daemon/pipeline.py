@@ -318,6 +318,14 @@ class Pipeline:
         )
         if self._connection.execute(whole, (day,)).fetchone():
             windows.update(self.counter.windows)
+        # A post that nothing watches any more is to be withdrawn.
+        windows.update(
+            window
+            for (window,) in self._connection.execute(
+                "SELECT window FROM post_day WHERE work_date = ?", (work_date,)
+            )
+            if window in self.counter.windows
+        )
         subjects = [("window", window, work_date) for window in sorted(windows)]
         if any(on == day for _, on in told):
             subjects.append(("counter", self.hall.id, work_date))
@@ -580,8 +588,16 @@ class Pipeline:
             days.append(("hall", self.hall.id, work_date))
             self.store.wake_soon(days, now)
         self.store.wake_soon(self._counter_days(today), now)
+        self._forget_waiting(now)
         self._set_meta("rolled", str(today))
         self._rolled = today
+
+    def _forget_waiting(self, now: Instant) -> None:
+        """Who waited matters no more once the month is closed; until then it may be told late."""
+        execute = self._connection.execute
+        for (day,) in execute("SELECT DISTINCT work_date FROM waits_on").fetchall():
+            if self.hall.locks_at(date.fromisoformat(day)) <= now:
+                execute("DELETE FROM waits_on WHERE work_date = ?", (day,))
 
     def _rejudge_open_days(self) -> None:
         now = self.clock.now()
@@ -592,7 +608,8 @@ class Pipeline:
             if self.hall.locks_at(work_date) > now:
                 people = self.gatherer.people()
                 days = [("person", code, work_date.isoformat()) for code in people]
-                self.store.wake_soon([*days, *self._counter_days(day)], now)
+                days += [*self._counter_days(day), ("hall", self.hall.id, work_date.isoformat())]
+                self.store.wake_soon(days, now)
         self._set_meta("settings", self.hall.settings_hash)
         self.next_wake = min(self.next_wake or now, now)
 
@@ -602,6 +619,8 @@ class Pipeline:
         since, until = self._judged_seq, self.journal.last_seq
         touched: set[tuple[str, date]] = set()
         halls: set[date] = set()
+        windows: set[tuple[str, date]] = set()
+        posts: set[tuple[str, date]] = set()
         counts: Counter[str] = Counter()
         latest: dict[str, Instant] = {}
         for device, number, received_at, serial in execute(
@@ -616,9 +635,9 @@ class Pipeline:
         if counts:
             self.store.count_readings(counts, latest)
         # Without NOT INDEXED SQLite would read the index of the whole history, to group by it.
-        for person, day, worst, late in execute(
-            "SELECT person, day, max(trust), max(received_at - event_at) FROM reading NOT INDEXED"
-            " WHERE seq > ? AND person IS NOT NULL GROUP BY person, day",
+        for person, day, worst, late, punched in execute(
+            "SELECT person, day, max(trust), max(received_at - event_at), max(kind = 'punch')"
+            " FROM reading NOT INDEXED WHERE seq > ? AND person IS NOT NULL GROUP BY person, day",
             (since,),
         ).fetchall():
             if late > LATE:
@@ -632,10 +651,13 @@ class Pipeline:
             if worst == 3:
                 self.gatherer.doubtful.add(person)
                 touched.update((person, at) for at in self._doubted(person, since, day))
+            if punched:
+                for window in self.counter.posts.windows_of((person,)):
+                    dates = self.counter.posts.dates_of(window, day)
+                    posts.update((window, on) for on in dates)
         later: set[tuple[str, str, str]] = set()
-        windows: set[tuple[str, date]] = set()
         for stored in others_since(self._connection, since):
-            self._hear(stored, touched, halls, windows, later, now)
+            self._hear(stored, touched, halls, windows, posts, later, now)
         self.store.quiet = False
         self._set_meta("judged_seq", str(until))
         self._judged_seq = until
@@ -653,7 +675,9 @@ class Pipeline:
                 [("hall", self.hall.id, day.isoformat()) for day in sorted(halls)], now
             )
         self._judge_people(now_days, now)
-        self._judge_touched_windows(windows, yesterday, now)
+        for work_date in sorted({day for _, day in windows}):
+            self._counter_due(work_date.isoformat(), now)
+        self._judge_touched_windows(windows | posts, yesterday, now)
 
     def _judge_touched_windows(
         self, windows: set[tuple[str, date]], yesterday: date, now: Instant
@@ -668,8 +692,6 @@ class Pipeline:
         self.store.wake_soon(
             sorted(("window", window, day.isoformat()) for window, day in later), now
         )
-        for day in sorted({day for _, day in windows}):
-            self._counter_due(day.isoformat(), now)
         for window, day in sorted(fresh[:WINDOWS_AT_ONCE]):
             self._judge_window_day(window, day, now)
 
@@ -694,37 +716,37 @@ class Pipeline:
         touched: set[tuple[str, date]],
         halls: set[date],
         windows: set[tuple[str, date]],
+        posts: set[tuple[str, date]],
         later: set[tuple[str, str, str]],
         now: Instant,
     ) -> None:
-        """What one reading other than a punch touches."""
+        """What one reading other than a punch touches.  ``posts``: windows' days of which only the
+        post is to be judged again, not the hall's counter."""
         body = stored.body
         days = self.gatherer.days
         self.gatherer.said.hear(stored)
-        if isinstance(body, Absence):
-            self._touch_span(body.people, body.starts, body.ends, touched, windows)
-        elif isinstance(body, AbsenceRevoked):
-            absence = self.gatherer.said.absence(body.absence_id)
-            if absence is not None:
+        if isinstance(body, Absence | AbsenceRevoked):
+            for absence in self.gatherer.said.absence(body.absence_id):
                 span = absence.starts, absence.ends
-                self._touch_span(absence.people, *span, touched, windows)
+                self._touch_span(absence.people, *span, touched, posts)
         elif isinstance(body, RosterEntry):
             touched.add((body.person, body.work_date))
-            posts = self.counter.posts.windows_of((body.person,))
-            windows.update((window, body.work_date) for window in posts)
+            if body.work_date.toordinal() <= days.day(now):
+                theirs = self.counter.posts.windows_of((body.person,))
+                posts.update((window, body.work_date) for window in theirs)
         elif isinstance(body, PersonEntry):
-            self.counter.posts.forget_people()
             first = max(self.gatherer.first_date.toordinal(), days.day(now) - 70)
-            touched.update(
-                (body.person.code, date.fromordinal(day)) for day in range(first, days.day(now) + 1)
-            )
+            dates = [date.fromordinal(day) for day in range(first, days.day(now) + 1)]
+            touched.update((body.person.code, on) for on in dates)
+            self.counter.posts.forget_people()
+            for window in self.counter.posts.windows_of((body.person.code,)):
+                posts.update((window, on) for on in dates if self.hall.locks_at(on) > now)
         elif isinstance(body, COUNTER_BODIES):
             day = days.day(stored.at)
-            windows.update(self.counter.days_of(body, day))
+            windows.update(self.counter.days_of(body, day, days.day(now)))
             if isinstance(body, QueueEvent):
-                on = date.fromordinal(day).isoformat()
                 waiting = self.counter.posts.waiting_on(body, day, stored.at)
-                later.update(("window", window, on) for window in waiting)
+                later.update(("window", window, on) for window, on in waiting)
             if stored.device not in ("api", "import"):
                 self.store.see_device(stored, now)
         elif isinstance(body, AlertAction):
@@ -746,6 +768,12 @@ class Pipeline:
                 self.counter.posts.paths.forget(device)
                 if isinstance(body, Link):
                     windows.update(self.counter.seen_by(stored.device, days.day(stored.at)))
+                else:
+                    # Since the last run nothing has watched.
+                    for window in self.counter.posts.watched():
+                        for day in {days.day(stored.at), days.day(now)}:
+                            bears_on = self.counter.posts.dates_of(window, day)
+                            posts.update((window, on) for on in bears_on)
                 first, last = days.day(stored.at), days.day(stored.received_at)
                 halls.update(
                     date.fromordinal(day) for day in range(max(first, last - 60), last + 1)
@@ -776,17 +804,17 @@ class Pipeline:
 
     def _picture_dates(self, device: str, at: Instant) -> Iterable[date]:
         """Bad pictures are told on the date they began, so the next state touches that date."""
+        told = "kind = 'picture' AND kind <> 'punch' AND device = ? AND at < ?"
+        good = "json_extract(body, '$.faults') IS NULL AND json_extract(body, '$.known') IS NULL"
         days = self.gatherer.days
-        for began, good in self._connection.execute(
-            "SELECT at, json_extract(body, '$.faults') IS NULL"
-            " AND json_extract(body, '$.known') IS NULL FROM reading"
-            " WHERE kind = 'picture' AND kind <> 'punch' AND device = ? AND at < ?"
-            " ORDER BY at DESC, seq DESC LIMIT 100",
-            (device, at),
-        ):
-            if good:
-                break
-            yield date.fromordinal(days.day(began))
+        return {
+            date.fromordinal(days.day(began))
+            for (began,) in self._connection.execute(
+                f"SELECT at FROM reading WHERE {told} AND NOT ({good}) AND at >= ifnull("
+                f"(SELECT max(at) FROM reading WHERE {told} AND {good}), 0)",
+                (device, at, device, at),
+            )
+        }
 
     def _complete(self, stored: StoredReading, later: set[tuple[str, str, str]]) -> None:
         """A log that is complete after a gap settles the dates of the gap."""
@@ -820,15 +848,15 @@ class Pipeline:
         starts: Instant,
         ends: Instant,
         touched: set[tuple[str, date]],
-        windows: set[tuple[str, date]],
+        posts: set[tuple[str, date]],
     ) -> None:
         days = self.gatherer.days
         today = days.day(self._as_of)
-        posts = set(self.counter.posts.windows_of(people))
+        windows = set(self.counter.posts.windows_of(people))
         first = max(days.day(starts) - 1, self.gatherer.first_date.toordinal())
         for day in range(first, min(days.day(ends), today) + 1):
             touched.update((person, date.fromordinal(day)) for person in people)
-            windows.update((window, date.fromordinal(day)) for window in posts)
+            posts.update((window, date.fromordinal(day)) for window in windows)
 
     def _judge_due(self, now: Instant, at_once: int) -> None:
         self.store.flush()

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from datetime import date
 
 import msgspec
+from msgspec import structs
 
 from config.load import Hall
 from daemon.facts import Gatherer, Paths
@@ -31,10 +32,12 @@ from rules.post import (
     SeenReview,
     SeenSeat,
     Sensor,
+    Span,
     follow_post,
     judge_post,
     needs_line,
     queues_of,
+    unwatched,
     with_line,
 )
 
@@ -46,6 +49,11 @@ _SEATS = (
     " WHERE kind = 'seat' AND kind <> 'punch' AND kind <> 'queue' AND ref = ?"
 )
 
+
+CALLED_DAYS = 7
+"""Dates with calls by which the queues of a window are known."""
+CALLED_WITHIN = 30
+"""Days in which they are looked for."""
 
 WaitsOn = tuple[tuple[str, Instant], ...]
 """Queues, and until when it matters to a post how many wait for them."""
@@ -67,7 +75,13 @@ class PostGatherer:
         self.paths = Paths(
             connection, sorted({one for ids in self._sensors.values() for one in ids}), 0
         )
-        self._assigned: dict[str, list[Person]] | None = None
+        self._places: dict[str, set[str]] | None = None
+        """By person, the windows that are or were theirs, and where they stand in."""
+        self._assigned: dict[str, set[str]] = {}
+        """By window, whose it is or was."""
+        self._called: dict[tuple[str, int], tuple[tuple[str, Instant], ...]] = {}
+        """By window and local date before the one judged, the queues it called tickets of, and
+        since when that is known."""
 
     def watched(self) -> Iterable[str]:
         """The windows that some camera sees."""
@@ -78,32 +92,53 @@ class PostGatherer:
         return (window for window, devices in self._sensors.items() if device in devices)
 
     def windows_of(self, people: Iterable[str]) -> Iterator[str]:
-        """The watched windows of these people."""
+        """The watched windows that these people are, were or stand in at."""
+        places = self._places if self._places is not None else self._find_places()
         for code in people:
-            person = self._gatherer.person(code)
-            if person is not None and person.window in self._sensors:
-                yield person.window
+            yield from (window for window in places.get(code, ()) if window in self._sensors)
 
     def forget_people(self) -> None:
-        """Somebody came, went or changed windows."""
-        self._assigned = None
+        """Somebody came, went, changed windows or stands in."""
+        self._places = None
 
-    def _people_of(self, window: str) -> list[Person]:
-        if self._assigned is None:
-            self._assigned = {}
-            for person in self._gatherer.people().values():
-                if person.window:
-                    self._assigned.setdefault(person.window, []).append(person)
-        return self._assigned.get(window, [])
+    def forget_calls(self, window: str, day: int) -> None:
+        """Something was told of the window's calls on this local date."""
+        self._called.pop((window, day), None)
+
+    def _find_places(self) -> dict[str, set[str]]:
+        said = self._gatherer.said
+        places: dict[str, set[str]] = {}
+        for code in self._gatherer.people():
+            wordings = [*said.entries(code), self._hall.people.get(code)]
+            if windows := {one.window for one in wordings if one is not None and one.window}:
+                places[code] = windows
+        self._assigned = {}
+        for code, windows in places.items():
+            for window in windows:
+                self._assigned.setdefault(window, set()).add(code)
+        for one in said.substitutions():
+            places.setdefault(one.substitute, set()).add(one.window)
+        self._places = places
+        return places
+
+    def _people_of(self, window: str, as_of: Instant) -> list[Person]:
+        """Whose window it is as known at ``as_of``."""
+        if self._places is None:
+            self._find_places()
+        known = (
+            self._gatherer.person_at(code, as_of) for code in sorted(self._assigned.get(window, ()))
+        )
+        return [person for person in known if person is not None and person.window == window]
 
     def post_day(self, counter: WindowDay, record: WindowRecord) -> PostDay:
-        """The post's date as known at ``counter.as_of``, without the line of those who wait."""
+        """The post's date as known at ``counter.as_of``, without the line of those who wait.
+        ``counter`` and ``record`` last until ``over``."""
         window, work_date, as_of = counter.window.id, counter.work_date, counter.as_of
         segments = self._hours(window, work_date, as_of)
-        people = self._people_of(window)
+        people = self._people_of(window, as_of)
         devices = self._sensors.get(window, ())
         said = self._gatherer.said
-        duties, absent = self._duties(window, people, counter)
+        duties, absent = self._duties(people, counter)
         return PostDay(
             counter=counter,
             record=record,
@@ -112,9 +147,9 @@ class PostGatherer:
             assigned=tuple(sorted(person.code for person in people)),
             duties=duties,
             absent=absent,
-            seats=tuple(self._seats(window, devices, counter, segments)) if devices else (),
+            seats=tuple(self._seats(window, devices, counter)) if devices else (),
             sensors=self._contacts(devices, counter) if devices else (),
-            punches=tuple(self._punches(people, counter)) if devices and people else (),
+            punches=tuple(self._punches(people, duties, counter)) if devices else (),
             reviews=tuple(
                 SeenReview(one.at, one.received_at, one.device, one.id, one.body)
                 for one in said.reviews.get((window, work_date), ())
@@ -128,10 +163,11 @@ class PostGatherer:
     def followed(self, counter: WindowDay, record: WindowRecord) -> tuple[PostDay, PostRecord]:
         """The post's date with everything that matters to it, and what it comes to."""
         day = self.post_day(counter, record)
-        post = follow_post(day)
+        follow = follow_post if day.sensors else unwatched
+        post = follow(day)
         if needs_line(day, post) is not None:
             day = with_line(day, self._queue_events(counter))
-            post = follow_post(day)
+            post = follow(day)
         return day, post
 
     def judge(
@@ -141,60 +177,81 @@ class PostGatherer:
         day, post = self.followed(counter, record)
         outcome = judge_post(day, post, self._hall.rulebook.post_rules(counter.work_date))
         until = needs_line(day, post)
-        waits = () if until is None else tuple((queue, until) for queue in queues_of(counter))
+        waits = () if until is None else tuple((queue, until) for queue in self._queues(counter))
         return (post if day.sensors else None), outcome, waits
 
-    def waiting_on(self, body: QueueEvent, day: int, at: Instant) -> Iterator[str]:
-        """The windows whose posts are judged by how many wait for the queue of this event.  One
-        that names neither queue nor ticket may be about any."""
+    def waiting_on(self, body: QueueEvent, day: int, at: Instant) -> Iterator[tuple[str, str]]:
+        """The windows and work dates whose posts are judged by how many wait for the queue of this
+        event.  One that names neither queue nor ticket may be about any."""
         queue = queue_of(body)
-        for (window,) in self._execute(
-            "SELECT DISTINCT window FROM waits_on WHERE work_date = ? AND until >= ?"
-            " AND queue BETWEEN ? AND ?",
-            (date.fromordinal(day).isoformat(), at, queue, queue or "\U0010ffff"),
+        for window, work_date in self._execute(
+            "SELECT DISTINCT window, work_date FROM waits_on WHERE work_date IN (?, ?)"
+            " AND until >= ? AND queue BETWEEN ? AND ?",
+            (
+                date.fromordinal(day).isoformat(),
+                date.fromordinal(day - 1).isoformat(),
+                at,
+                queue,
+                queue or "\U0010ffff",
+            ),
         ):
             if window != body.window:
-                yield window
+                yield window, work_date
+
+    def over(self, window: str, work_date: date, as_of: Instant) -> Instant:
+        """When a post's date is over: with its last segment, where that ends past midnight."""
+        midnight = self._gatherer.bounds(work_date)[1]
+        return max([midnight, *(one.ends for one in self._hours(window, work_date, as_of))])
 
     def _hours(self, window: str, work_date: date, as_of: Instant) -> tuple[Segment, ...]:
         return self._gatherer.expected(Person("", window=window), work_date, as_of).segments
 
-    def dates_of(self, window: str, day: int, at: Instant) -> Iterator[date]:
+    def dates_of(self, window: str, day: int) -> Iterator[date]:
         """The work dates of a post that what happened on this local date bears on."""
-        yield date.fromordinal(day)
-        before = date.fromordinal(day - 1)
-        if any(one.ends > at for one in self._hours(window, before, at)):
+        own, before = date.fromordinal(day), date.fromordinal(day - 1)
+        yield own
+        midnight = self._gatherer.bounds(own)[0]
+        if self.over(window, before, midnight) > midnight:
             yield before
 
     def _duties(
-        self, window: str, people: Iterable[Person], counter: WindowDay
+        self, people: Iterable[Person], counter: WindowDay
     ) -> tuple[tuple[Duty, ...], tuple[Duty, ...]]:
-        """Who is on duty when, and who would be but for an approved absence."""
+        """Who is on duty when, and who would be but for an approved absence, or for standing in
+        elsewhere meanwhile."""
+        window, as_of = counter.window.id, counter.as_of
         starts, ends = counter.midnight, counter.next_midnight + DAY // 2
         said = self._gatherer.said
         there: list[Duty] = []
         absent: list[Duty] = []
+
+        def share(duty: Duty, elsewhere: Iterable[Span]) -> None:
+            away = [
+                (span.starts, span.ends) for span in said.absences(duty.person, starts, ends, as_of)
+            ]
+            begin = duty.starts
+            for gone, back in merge_intervals([*away, *elsewhere]):
+                if begin < min(gone, duty.ends):
+                    there.append(structs.replace(duty, starts=begin, ends=min(gone, duty.ends)))
+                begin = max(begin, back)
+                lost = max(gone, duty.starts), min(back, duty.ends)
+                if lost[0] < lost[1]:
+                    absent.append(structs.replace(duty, starts=lost[0], ends=lost[1]))
+            if begin < duty.ends:
+                there.append(structs.replace(duty, starts=begin))
+
         for person in people:
-            segments = self._gatherer.expected(person, counter.work_date, counter.as_of).segments
-            away = merge_intervals(
-                (span.starts, span.ends)
-                for span in said.absences(person.code, starts, ends, counter.as_of)
-            )
-            for segment in segments:
-                begin = segment.starts
-                for gone, back in away:
-                    if begin < min(gone, segment.ends):
-                        there.append(Duty(person.code, person.unit, begin, min(gone, segment.ends)))
-                    begin = max(begin, back)
-                    lost = max(gone, segment.starts), min(back, segment.ends)
-                    if lost[0] < lost[1]:
-                        absent.append(Duty(person.code, person.unit, *lost))
-                if begin < segment.ends:
-                    there.append(Duty(person.code, person.unit, begin, segment.ends))
-        for one in said.stand_ins(window, starts, ends, counter.as_of):
-            substitute = self._gatherer.person(one.substitute)
+            elsewhere = [
+                (one.starts, one.ends)
+                for one in said.stands_in(person.code, starts, ends, as_of)
+                if one.window != window
+            ]
+            for one in self._gatherer.expected(person, counter.work_date, as_of).segments:
+                share(Duty(person.code, person.unit, one.starts, one.ends), elsewhere)
+        for entry in said.stand_ins(window, starts, ends, as_of):
+            substitute = self._gatherer.person_at(entry.substitute, as_of)
             unit = substitute.unit if substitute else ""
-            there.append(Duty(one.substitute, unit, one.starts, one.ends, stands_in=True))
+            share(Duty(entry.substitute, unit, entry.starts, entry.ends, stands_in=True), ())
         return tuple(there), tuple(absent)
 
     def _seats(
@@ -202,10 +259,8 @@ class PostGatherer:
         window: str,
         devices: Iterable[str],
         counter: WindowDay,
-        segments: Iterable[Segment],
     ) -> Iterator[SeenSeat]:
-        day = counter.work_date.toordinal()
-        last = day + any(one.ends > counter.next_midnight for one in segments)
+        day, last = self._days(counter)
         rows = self._execute(
             f"{_SEATS} AND day BETWEEN ? AND ? AND received_at <= ?",
             (window, day, last, counter.as_of),
@@ -220,32 +275,70 @@ class PostGatherer:
             yield SeenSeat(at, received_at, device, id_, _seat(body))
 
     def _contacts(self, devices: Iterable[str], counter: WindowDay) -> tuple[Sensor, ...]:
+        midnight, next_midnight = self._gatherer.bounds(counter.work_date)
         paths = self.paths.of(
-            counter.work_date,
-            counter.midnight - DAY // 2,
-            counter.next_midnight + DAY,
-            counter.as_of,
+            counter.work_date, midnight - DAY // 2, next_midnight + DAY, counter.as_of
         )
         return tuple(Sensor(path.device, path.up) for path in paths if path.device in devices)
 
-    def _punches(self, people: Iterable[Person], counter: WindowDay) -> Iterator[PostPunch]:
-        for person in people:
+    def _days(self, counter: WindowDay) -> tuple[int, int]:
+        """The first and the last local date that the post's date is on."""
+        return counter.work_date.toordinal(), self._gatherer.days.day(counter.next_midnight - 1)
+
+    def _punches(
+        self, people: Iterable[Person], duties: Iterable[Duty], counter: WindowDay
+    ) -> Iterator[PostPunch]:
+        for person in sorted({one.code for one in people} | {one.person for one in duties}):
             for at, id_ in self._execute(
-                "SELECT event_at, id FROM reading WHERE day = ? AND person = ? AND kind = 'punch'"
-                " AND received_at <= ? AND trust <> 3",
-                (counter.work_date.toordinal(), person.code, counter.as_of),
+                "SELECT event_at, id FROM reading WHERE day BETWEEN ? AND ? AND person = ?"
+                " AND kind = 'punch' AND received_at <= ? AND trust <> 3 AND event_at < ?",
+                (*self._days(counter), person, counter.as_of, counter.next_midnight),
             ):
-                yield PostPunch(at, person.code, id_)
+                yield PostPunch(at, person, id_)
+
+    def _queues(self, counter: WindowDay) -> set[str]:
+        """The queues that the window serves: those it called on the last dates with calls, for
+        while nobody has come it calls none."""
+        queues = set(queues_of(counter))
+        found = int(bool(queues))
+        own = counter.work_date.toordinal()
+        for day in range(own - 1, own - CALLED_WITHIN, -1):
+            if found == CALLED_DAYS:
+                break
+            called = {
+                queue
+                for queue, received_at in self._calls(counter.window.id, day)
+                if received_at <= counter.as_of
+            }
+            queues |= called
+            found += bool(called)
+        return queues
+
+    def _calls(self, window: str, day: int) -> tuple[tuple[str, Instant], ...]:
+        known = self._called.get((window, day))
+        if known is None:
+            if len(self._called) > 5_000:
+                self._called.clear()
+            called: dict[str, Instant] = {}
+            for received_at, told in self._execute(
+                "SELECT received_at, body FROM reading INDEXED BY reading_window"
+                " WHERE day = ? AND window = ? AND kind = 'queue' AND ref <> ''",
+                (day, window),
+            ):
+                queue = queue_of(_event(told))
+                called[queue] = min(called.get(queue, received_at), received_at)
+            known = self._called[window, day] = tuple(called.items())
+        return known
 
     def _queue_events(self, counter: WindowDay) -> Iterator[SeenEvent]:
         """Everything told on the date of the queues that the window serves."""
-        queues = queues_of(counter)
+        queues = self._queues(counter)
         if not queues:
             return
         for at, received_at, device, id_, told in self._execute(
             f"SELECT {_COLUMNS} FROM reading INDEXED BY reading_ticket"
-            " WHERE kind = 'queue' AND day = ? AND received_at <= ?",
-            (counter.work_date.toordinal(), counter.as_of),
+            " WHERE kind = 'queue' AND day BETWEEN ? AND ? AND received_at <= ? AND at < ?",
+            (*self._days(counter), counter.as_of, counter.next_midnight),
         ):
             body = _event(told)
             queue = queue_of(body)

@@ -107,12 +107,14 @@ def what_if(
     with closing(open_reader(path)) as connection:
         connection.execute("BEGIN")
         gatherer = _gatherer(connection, other)
+        counter = CounterGatherer(connection, other, gatherer)
         dates = _dates(connection, _gatherer(connection, hall), first, last)
         for number, work_date in enumerate(dates):
             progress(number, len(dates))
             for difference in _verify_date(connection, gatherer, work_date, None):
                 if difference.what != "record":
                     yield difference
+            yield from _compare_posts(connection, counter, work_date)
         progress(len(dates), len(dates))
 
 
@@ -275,14 +277,7 @@ def _verify_counter(
 ) -> Iterator[Difference]:
     """What is stored of windows, ratings and service areas, judged again as of the same moments."""
     day = work_date.isoformat()
-    alerts: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
-    for scope, subject, id_, body, state in connection.execute(
-        "SELECT scope, subject, id, body, state FROM alert WHERE work_date = ?"
-        " AND scope IN ('window', 'counter', 'post') AND state <> 'withdrawn' AND reason <> ?",
-        (day, RESOLVED_BY_PERSON),
-    ):
-        key = (scope, hall if scope == "counter" else subject)
-        alerts.setdefault(key, {})[id_] = (body, state)
+    alerts = _counter_alerts(connection, hall, day)
     for name, body, as_of in connection.execute(
         "SELECT window, body, as_of FROM window_day WHERE work_date = ?", (day,)
     ).fetchall():
@@ -310,8 +305,8 @@ def _verify_counter(
             if stored != now:
                 yield Difference(day, name, what, " ".join(stored), " ".join(now))
         yield from _compare_alerts(day, name, alerts.get(("window", name), {}), window.outcome)
-        yield from _compare_alerts(day, name, alerts.get(("post", name), {}), window.post_outcome)
         yield from _verify_post(connection, day, name, window)
+        yield from _compare_post(connection, day, name, window, alerts.get(("post", name), {}))
     areas = connection.execute(
         "SELECT area, body, as_of FROM area_day WHERE work_date = ?", (day,)
     ).fetchall()
@@ -327,6 +322,35 @@ def _verify_counter(
         yield from _compare_alerts(day, hall, alerts.get(("counter", hall), {}), outcome)
 
 
+def _counter_alerts(
+    connection: sqlite3.Connection, hall: str, day: str
+) -> dict[tuple[str, str], dict[str, tuple[str, str]]]:
+    """Body and state by id, by scope and subject."""
+    alerts: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
+    for scope, subject, id_, body, state in connection.execute(
+        "SELECT scope, subject, id, body, state FROM alert WHERE work_date = ?"
+        " AND scope IN ('window', 'counter', 'post') AND state <> 'withdrawn' AND reason <> ?",
+        (day, RESOLVED_BY_PERSON),
+    ):
+        key = (scope, hall if scope == "counter" else subject)
+        alerts.setdefault(key, {})[id_] = (body, state)
+    return alerts
+
+
+def _compare_posts(
+    connection: sqlite3.Connection, counter: CounterGatherer, work_date: date
+) -> Iterator[Difference]:
+    """What differs for people at their posts."""
+    day = work_date.isoformat()
+    alerts = _counter_alerts(connection, "", day)
+    for name, as_of in connection.execute(
+        "SELECT window, as_of FROM window_day WHERE work_date = ?", (day,)
+    ).fetchall():
+        if name in counter.windows:
+            judged = counter.judge_window(counter.windows[name], work_date, as_of)
+            yield from _compare_post(connection, day, name, judged, alerts.get(("post", name), {}))
+
+
 def _verify_post(
     connection: sqlite3.Connection, day: str, window: str, judged: WindowJudgement
 ) -> Iterator[Difference]:
@@ -337,6 +361,16 @@ def _verify_post(
     now = _encode(judged.post).decode() if judged.post is not None else "-"
     if stored != now:
         yield Difference(day, window, "post", stored, now)
+
+
+def _compare_post(
+    connection: sqlite3.Connection,
+    day: str,
+    window: str,
+    judged: WindowJudgement,
+    alerts: dict[str, tuple[str, str]],
+) -> Iterator[Difference]:
+    yield from _compare_alerts(day, window, alerts, judged.post_outcome)
     violations = dict(
         connection.execute(
             "SELECT id, body FROM violation"
