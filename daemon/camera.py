@@ -76,6 +76,8 @@ def store_learned(hall: Hall, camera: str, learned: Learned) -> None:
     marks = {
         f"post:{window}": b64encode(blob).decode("ascii") for window, blob in learned.marks.items()
     }
+    if learned.picture:
+        marks["picture"] = b64encode(learned.picture).decode("ascii")
     answer = ask(hall, Request("marks", device=camera, marks=marks))
     if answer.error:
         raise CameraProblem(answer.error)
@@ -119,6 +121,13 @@ def teach(out: Console, hall: Hall, id_: str, window: str, *, occupied: bool) ->
     what = "有人的岗位 the occupied post" if occupied else "空岗画面 the empty post"
     for one in learned.marks:
         out.print(f"已学习 learned: {one} {what}（{_BUCKETS[learned.bucket]}）", markup=False)
+    if learned.picture:
+        out.print(
+            f"镜头已改变视角，画面已重新学习 learned anew: {id_} 画面 the picture: the camera looks"
+            " elsewhere than before, and what it sees now counts as right",
+            markup=False,
+            soft_wrap=True,
+        )
     return tuple(_doubts(learned, occupied))
 
 

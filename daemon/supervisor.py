@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
@@ -289,9 +291,16 @@ class Supervisor:
                 reason, longest = str(error), True
             except (DeviceLost, OSError) as error:
                 reason, longest = str(error), False
-            except Exception as error:
-                log.exception("driver_failed", device=devices[0].id, driver=devices[0].driver)
-                reason, longest = f"defect in the driver: {error!r}", False
+            except Exception as error:  # noqa: BLE001 - a defect is one driver's alone
+                # Never its text: it may hold a password or what a device sent.
+                defect = _defect(error)
+                log.error(
+                    "driver_failed",
+                    device=devices[0].id,
+                    driver=devices[0].driver,
+                    defect=defect,
+                )
+                reason, longest = f"defect in the driver: {defect}", False
             for device in devices:
                 self.contacts.lost(device.id, reason)
             if self._clock.now() - began > STEADY:
@@ -299,3 +308,12 @@ class Supervisor:
             wait = REFUSED_PAUSE if longest else pause
             pause = min(LONGEST_PAUSE, pause * 2)
             await self._clock.sleep(wait * random.uniform(0.75, 1.25))
+
+
+def _defect(error: BaseException) -> str:
+    """Of what kind, and where."""
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(_defect(one) for one in error.exceptions[:5])
+    frames = traceback.extract_tb(error.__traceback__)[-5:]
+    places = " < ".join(f"{Path(one.filename).name}:{one.lineno}" for one in frames[::-1])
+    return f"{type(error).__name__} at {places}"

@@ -26,6 +26,8 @@ AIM_PICTURES, AIM_SECONDS = 6, 5.0
 LEARN_PICTURES, LEARN_SECONDS = 15, 30.0
 RESTLESS = 0.03
 """Share of the region that differs from the median of the pictures: somebody moved there."""
+ELSEWHERE = ("moved", "view_changed", "partly_covered")
+"""Faults of a camera that looks at something else than it did: what it sees now can be learned."""
 THRESHOLD = 0.5
 """Of the score: what is above it does not look empty."""
 
@@ -81,12 +83,14 @@ class Aimed(NamedTuple):
 
 class Learned(NamedTuple):
     """``marks``: what is to be stored, by window.  ``restless`` and ``score`` as in ``PostAimed``,
-    the score by what was known before."""
+    the score by what was known before.  ``picture``: what is to be stored of the whole picture,
+    because the camera looks elsewhere; empty where it does not."""
 
     bucket: str
     marks: dict[str, bytes]
     restless: dict[str, float]
     score: dict[str, float | None]
+    picture: bytes
 
 
 def aim(camera: Camera, learned: Mapping[str, bytes]) -> Aimed:
@@ -127,14 +131,14 @@ def aimed(
     strips: list[Frame] = []
     others = _others(camera, smalls[-1].shape)
     for number, post in enumerate(camera.posts):
-        view = _view(post, learned.get(f"post:{post.window}"), problems)
+        view = _view(camera, post, learned.get(f"post:{post.window}"), problems)
         score, reason = _scored(view, smalls, states, seconds, others)
-        restless = _restless(smalls, post.region)
-        empties = view._empty  # what it knows is shown, not judged by
+        restless = _restless(camera, smalls, post.region)
+        empties = view.learned
         posts.append(PostAimed(post.window, score, reason, tuple(sorted(empties)), restless))
         _draw(drawn, post, score, number)
         if last.bucket in empties:
-            strips.append(_strip(post.window, empties[last.bucket].region))
+            strips.append(_strip(post.window, empties[last.bucket]))
     whole = _beside(drawn, strips)
     _, jpeg = cv2.imencode(".jpg", whole, [cv2.IMWRITE_JPEG_QUALITY, 90])
     height, width = frames[-1].shape[:2]
@@ -156,17 +160,30 @@ def taught(
     smalls = _smalls(frames)
     states = _watched(camera, learned.get("picture"), smalls, seconds, [])
     faults = _suspected(states)
-    if faults:
+    elsewhere = bool(faults) and not occupied and set(faults) <= set(ELSEWHERE)
+    if faults and not elsewhere:
         raise ValueError(f"画面异常，未学习 / the picture is bad: {', '.join(faults)}")
+    if elsewhere and any(post.window not in windows for post in camera.posts):
+        raise ValueError(
+            f"镜头已改变视角（{', '.join(faults)}），请不带 --window 一次学完全部岗位 / the camera"
+            " looks elsewhere than before: learn all its posts at once, without --window"
+        )
     bucket = states[-1].bucket
     others = _others(camera, smalls[-1].shape)
-    found = Learned(bucket, {}, {}, {})
+    picture = b""
+    if elsewhere:
+        watch = PictureWatch(PictureOptions(masks=camera.osd_masks))
+        watch.adopt(smalls, bucket)
+        picture = watch.reference() or b""
+        # What was learned of the posts, in whatever light, lies elsewhere now.
+        learned = {}
+    found = Learned(bucket, {}, {}, {}, picture)
     for post in camera.posts:
         if post.window not in windows:
             continue
-        view = _view(post, learned.get(f"post:{post.window}"), [])
+        view = _view(camera, post, learned.get(f"post:{post.window}"), [])
         found.score[post.window], _ = _scored(view, smalls, states, seconds, others)
-        found.restless[post.window] = _restless(smalls, post.region)
+        found.restless[post.window] = _restless(camera, smalls, post.region)
         try:
             (view.learn_occupied if occupied else view.learn_empty)(smalls, bucket)
         except ValueError as error:
@@ -227,8 +244,8 @@ def _suspected(states: Sequence[PictureState]) -> tuple[str, ...]:
     return tuple(fault for fault, n in counts.items() if 2 * n > len(states))
 
 
-def _view(post: Post, learned: bytes | None, problems: list[str]) -> PostView:
-    options = PostOptions(post.region, post.person_share, post.still_after)
+def _view(camera: Camera, post: Post, learned: bytes | None, problems: list[str]) -> PostView:
+    options = PostOptions(post.region, post.person_share, post.still_after, camera.osd_masks)
     try:
         return PostView(options, learned or None, settling=0)
     except ValueError as error:
@@ -262,9 +279,14 @@ def _others(camera: Camera, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     return mask > 0
 
 
-def _restless(smalls: Sequence[Grey], region: Region) -> float:
+def _restless(camera: Camera, smalls: Sequence[Grey], region: Region) -> float:
     inside = np.zeros(smalls[-1].shape, np.uint8)
     cv2.fillPoly(inside, [_corners(region, inside.shape)], (1,))
+    for x0, y0, x1, y1 in camera.osd_masks:
+        corners = ((x0, y0), (x1, y0), (x1, y1), (x0, y1))
+        cv2.fillPoly(inside, [_corners(corners, inside.shape)], (0,))
+    if not inside.any():
+        return 0.0
     same = [small for small in smalls if small.shape == inside.shape]
     middle = np.asarray(np.median(np.stack(same), axis=0), np.uint8)
     shares = [float((cv2.absdiff(small, middle) > 25)[inside > 0].mean()) for small in same]

@@ -260,6 +260,8 @@ def _fetched(source: Source, password: str) -> Iterator[Callable[[], Frame]]:
         return decode_jpeg(answer.content, colour=True)
 
     login = Login(source.username, password)
-    with httpx.Client(auth=login, timeout=source.read_timeout, verify=False) as client:
+    with httpx.Client(
+        auth=login, timeout=source.read_timeout, verify=False, trust_env=False
+    ) as client:
         while True:
             yield fetch

@@ -60,7 +60,8 @@ _HASHES = {"MD5": md5, "SHA-256": sha256}
 
 
 def challenge_of(fields: Iterable[str]) -> Challenge | None:
-    """The first Digest challenge that can be answered, of all WWW-Authenticate header fields."""
+    """The first Digest challenge that can be answered, of all WWW-Authenticate header fields, read
+    as Latin-1."""
     for field in fields:
         for scheme, told in _challenges(field):
             algorithm = told.get("algorithm")
@@ -99,18 +100,34 @@ def _challenges(field: str) -> Iterator[tuple[str, dict[str, str]]]:
         yield scheme, told
 
 
+def guise(text: str) -> str:
+    """The bytes of a text in UTF-8, as Latin-1."""
+    return text.encode("utf-8", "replace").decode("latin-1")
+
+
+def as_sent(text: str) -> str:
+    """A field read as Latin-1 stays as it is; one that was read otherwise was UTF-8."""
+    return text if all(sign <= "\xff" for sign in text) else guise(text)
+
+
 def digest_answer(
     challenge: Challenge, user: str, password: str, method: str, target: str, nc: int, cnonce: str
 ) -> str:
-    """The Authorization field.  ``target`` is the request target with its query."""
+    """The Authorization field, to be sent as Latin-1.  ``target`` is the request target with its
+    query."""
     name = (challenge.algorithm or "MD5").upper()
     hashed = _HASHES[name.removesuffix("-SESS")]
 
     def h(text: str) -> str:
         return hashed(text.encode("latin-1")).hexdigest()
 
-    # The challenge is bytes in the guise of Latin-1; the password is UTF-8.
-    hidden = password.encode().decode("latin-1")
+    # Headers are bytes in the guise of Latin-1; what is told in signs goes as UTF-8.
+    user, hidden, target = guise(user), guise(password), as_sent(target)
+    challenge = challenge._replace(
+        realm=as_sent(challenge.realm),
+        nonce=as_sent(challenge.nonce),
+        opaque=None if challenge.opaque is None else as_sent(challenge.opaque),
+    )
     secret = h(f"{user}:{challenge.realm}:{hidden}")
     if name.endswith("-SESS"):
         secret = h(f"{secret}:{challenge.nonce}:{cnonce}")

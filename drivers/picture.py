@@ -6,7 +6,8 @@ each picture, and from when on it counts as evidence against it::
     fault           evidence                                                  raised    cleared
     black           brightness < 24, spread < 3, the brightest 3 % left out   10 s      4 s
     frozen          share of pixels that differ by > 2 from a picture at      30 s      2 pictures
-                    least 1 s older: < 0.015, or 0.4 of what is usual here
+                    least 1 s older: < 0.015, or 0.4 of what is usual here;
+                    a live picture in between makes it begin anew
     covered         three tiles of four keep < 1 tenth of their edges,         8 s       8 s
                     and the coarse picture is another one
     moved           the edges fit better elsewhere: at zero < 0.2,            60 s      60 s, > 0.3
@@ -14,7 +15,7 @@ each picture, and from when on it counts as evidence against it::
     view_changed    they fit nowhere                                          60 s      60 s, > 0.3
     partly_covered  share of tiles whose edges are gone, nothing moving       60 s      60 s, < 0.3
                     there: > 0.45
-    blurred         fineness of the edges that are there < 0.45 of usual      60 s      60 s, > 0.6
+    blurred         fineness of the edges that are there < 0.4 of usual       60 s      60 s, > 0.6
     dark            brightness < 30 and not black                             60 s      4 s
 
 Every verdict needs three pictures at least; the times do not depend on how often one comes.
@@ -59,8 +60,9 @@ _FEWEST = 3
 _SPACING = 950
 """Milliseconds between two pictures that are compared: neighbours may be identical in a live
 stream."""
-_GAP = 60_000
-"""Milliseconds without a picture after which pending evidence is stale."""
+_GAP, _LONGEST_GAP = 60_000, 120_000
+"""Milliseconds without a picture after which pending evidence is stale; the latter where pictures
+come seldom."""
 _HOLD = 10_000
 _LONGEST_HOLD = 60_000
 """Milliseconds; lights that flicker for ever do not suspend judgement for ever."""
@@ -94,6 +96,11 @@ _CHANGED, _STEP = 2, 12
 """Grey levels: a pixel differs; it differs by more than noise."""
 _SAME = 0.01
 """Share of pixels that differ at all: a still picture with the recorder's clock on it."""
+_REENCODED = 0.1
+"""Share of pixels that differ at all in a still picture that is encoded again and again; in a live
+one that is merely calm, the sensor's noise reaches more."""
+_SETTLES = 10_000
+"""Milliseconds in which an encoder goes on to refine a picture that stands still, once."""
 _LEAST_CALM = 0.001
 """Where less than this moves, only a picture that is the same is told from a frozen one."""
 _LOOK_EVERY = 10_000
@@ -467,21 +474,35 @@ def _restored(blob: bytes) -> list[_Kept]:
 
 class _Verdict:
     """One fault: raised and cleared when the evidence lasts.  Evidence is true, false or none;
-    it may be interrupted for a sixth of the time it must last."""
+    it may be interrupted for a sixth of the time it must last.  ``unbroken``: until it is raised,
+    evidence against it makes it begin anew, but for one picture soon after it began."""
 
-    def __init__(self, after: float, clear_after: float, clear_samples: int = _FEWEST) -> None:
+    def __init__(
+        self,
+        after: float,
+        clear_after: float,
+        clear_samples: int = _FEWEST,
+        unbroken: bool = False,
+    ) -> None:
         self.raised = False
         self._after = (round(after * 1000), round(clear_after * 1000))
         self._samples = (_FEWEST, clear_samples)
+        self._unbroken = unbroken
         self.forget()
 
     def forget(self) -> None:
         self._first = self._last = 0
         self._count = 0
+        self._excused = False
 
     def weigh(self, at: int, evidence: bool | None, began: int, held: bool) -> int | None:
         """Takes one picture's evidence; answers when it began, if the verdict changes with it."""
         after = self._after[self.raised]
+        if self._unbroken and self._count and evidence is False and not self.raised:
+            if self._excused or at - self._first > _SETTLES:
+                self.forget()
+            self._excused = self._count > 0
+            return None
         if evidence is None or evidence is self.raised:
             if self._count and at - self._last > after / 6:
                 self.forget()
@@ -496,6 +517,29 @@ class _Verdict:
         first = self._first
         self.forget()
         return first
+
+
+class Pace:
+    """How far apart pictures come, and whether that was interrupted: by ``least`` milliseconds, by
+    ``most``, and in between by three times the largest of the last five spacings.  Smart encoders
+    send key frames at irregular times."""
+
+    def __init__(self, least: int, most: int | None = None) -> None:
+        self._least, self._most = least, most
+        self._spacings: deque[int] = deque(maxlen=5)
+        self._interrupted = False
+
+    def broken(self, passed: int) -> bool:
+        """Whether the pictures on both sides of this spacing have nothing to do with each other."""
+        allowed = max(self._least, 3 * max(self._spacings, default=0))
+        interrupted = passed > (allowed if self._most is None else min(self._most, allowed))
+        if interrupted and not self._interrupted:
+            # One long spacing is an interruption, two are how they come.
+            self._spacings.clear()
+        else:
+            self._spacings.append(passed)
+        self._interrupted = interrupted
+        return interrupted
 
 
 class _Sample(NamedTuple):
@@ -519,7 +563,7 @@ class PictureWatch:
         self._area = 1
         self._verdicts = {
             "black": _Verdict(_BLACK_AFTER, 4),
-            "frozen": _Verdict(options.frozen_after, 0, 2),
+            "frozen": _Verdict(options.frozen_after, 0, 2, unbroken=True),
             "covered": _Verdict(options.covered_after, 8),
             "moved": _Verdict(options.moved_after, 60),
             "view_changed": _Verdict(options.moved_after, 60),
@@ -530,6 +574,7 @@ class PictureWatch:
         self._bucket = ""
         self._known = self._told = False
         self._since = 0
+        self._pace = Pace(_GAP, _LONGEST_GAP)
         self._begin()
         if reference is not None:
             for kept in _restored(reference):
@@ -566,10 +611,22 @@ class PictureWatch:
                 break
         return zlib.crc32(body).to_bytes(4, "big") + body
 
+    def adopt(self, frames: Sequence[NDArray[np.uint8]], bucket: str) -> None:
+        """These healthy pictures of half a minute show what the camera sees from now on; what was
+        learned of another view, in whatever light, is forgotten.  Raises ``ValueError`` if they are
+        of no use."""
+        if len(frames) < 3 or any(frame.shape != frames[0].shape for frame in frames):
+            raise ValueError("at least 3 pictures of one size are needed")
+        smalls = [shrink(frame) for frame in frames]
+        self._begin()
+        self._fit_to(smalls[0].shape[0])
+        self._references = {bucket: _learn(smalls, self._unmasked)}
+        self.dirty = True
+
     def see(self, at: int, small: NDArray[np.uint8]) -> PictureState:
         """Judges the picture taken at ``at`` (milliseconds that only grow)."""
         small = self._fitted(small)
-        if self._recent and at - self._recent[-1].at > _GAP:
+        if self._recent and self._pace.broken(at - self._recent[-1].at):
             self._begin()
         self._samples += 1
         tone = _tone(small, self._unmasked)
@@ -680,7 +737,9 @@ class PictureWatch:
         if int((change.tiles > 0.005).sum()) > 2:
             # More than a clock moves.
             return False
-        return calm is not None and calm >= _LEAST_CALM and change.share < min(0.015, 0.4 * calm)
+        if calm is None or calm < _LEAST_CALM or change.at_all >= _REENCODED:
+            return False
+        return change.share < min(0.015, 0.4 * calm)
 
     def _compare(
         self,

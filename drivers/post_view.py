@@ -7,7 +7,8 @@ the staff side).  Per sample:
 ===========  ======================================================================================
 lighting     the median of the present grey level for each of 16 grey levels of the reference, over
              pixels outside all regions: how the light is now.  The reference is brought to it.
-difference   share of the region that is off by more than 25 grey levels (less in low contrast)
+difference   share of the region that is off by more than 25 grey levels, less where the hall
+             has less contrast, 6 at least
 structure    share of the region's edges that are not where the reference has them
 D            difference and structure both above their thresholds: the post does not look empty
 motion       share of the region that changed since the sample before, or in 20 s; where there is a
@@ -23,7 +24,8 @@ over the counter reaches the rim, somebody who sits there fills the middle.
 ``still``: D, but no M for ``still_after``: somebody who reads or sleeps, or a coat on the chair.
 ``empty``: neither D nor P for 20 s, but for what passes by; told as of the last moment it did not
 look empty.
-``learning``: the empty post is not known in this light.
+``learning``: the empty post is not known, neither in this light nor in one in which the hall has
+the same edges.
 ``unknown``: the picture has any fault (a ``moved`` one that can be compensated is none), or is not
 known, or for up to 60 s after a start or a gap; clear presence ends that at once.
 
@@ -48,6 +50,8 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from drivers.picture import Pace
+
 Grey = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 Weights = NDArray[np.float32]
@@ -64,7 +68,11 @@ PASSING = 3
 """Who passes by does not make a vacant post start anew; but each second of it takes back three of
 vacancy, so that somebody who is hard to see and is seen a quarter of the time is not gone."""
 SETTLING = 60_000
-GAP = 10_000
+GAP = 20_000
+"""Milliseconds without a picture after which nothing is known any more, at least; three times the
+usual spacing where pictures come seldom."""
+VOUCHES = 10_000
+"""For how long one picture of a vacant post counts at most."""
 SURE_AFTER = 90_000
 """Where nothing is known yet, a difference without motion is believed after this.  Longer than a
 displaced picture takes to be noticed, which would look the same."""
@@ -74,11 +82,18 @@ ANCHOR_EVERY = 20_000
 BLEND_AFTER = 60_000
 BLEND_EVERY = 10_000
 BLEND = 0.02
+USUAL_SPREAD = 36.0
+"""Standard deviation of the grey levels of a hall in good light; where the reference has less, a
+person stands out less by as much."""
 STRANGE = 20
 """Grey levels by which a place in the surroundings is off what the light makes of it."""
 LEARN_AFTER = 300_000
 LEARN_EVERY = 8_000
 LEARN_FRAMES = 15
+ALIKE, STILL_ALIKE = 0.5, 0.35
+"""How well the edges of the surroundings must agree with those of a reference that was learned in
+another light, for it to do until this light is known.  A dimmed hall keeps its edges; infrared
+does not, for cloth and paint look otherwise in it."""
 ODD_AFTER = 4 * 3_600_000
 """A closed post that never looked empty for so long has other furniture."""
 
@@ -95,6 +110,8 @@ COARSE = 4
 """The surroundings are kept at a quarter of the size: enough for the light."""
 RIM = 8
 """Pixels kept around the region for the gradients at its border."""
+SMEAR = 3
+"""Pixels beyond a mask that smoothing lets it reach."""
 LARGEST = 1 << 20
 """Bytes of references after decompression; what is more is not ours."""
 
@@ -104,6 +121,9 @@ class PostOptions:
     region: tuple[tuple[float, float], ...]
     person_share: float = 0.35
     still_after: int = 300
+    masks: tuple[tuple[float, float, float, float], ...] = ()
+    """Left, top, right, bottom, 0 to 1: what the camera or the recorder writes there is no part of
+    the hall."""
 
     def __post_init__(self) -> None:
         if len(self.region) < 3:
@@ -116,6 +136,9 @@ class PostOptions:
             raise ValueError("person_share is the share of the region a person fills, 0.05 to 1")
         if self.still_after < 30:
             raise ValueError("still_after must be at least 30 s")
+        for x0, y0, x1, y1 in self.masks:
+            if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+                raise ValueError("masks: left, top, right, bottom as shares of 0 to 1")
 
 
 class Watched(Protocol):
@@ -138,7 +161,8 @@ class SeatState(Struct, frozen=True):
 
     ``score``: 0 looks empty, 0.5 at the threshold, towards 1 certainly is not; none where nothing
     could be measured.  ``motion_age``: seconds since the last movement, if one was seen.
-    ``uncertain``: a detector's opinion is wanted now.
+    ``uncertain``: a detector's opinion is wanted now.  ``looks``: what this one picture shows,
+    ``empty`` or ``occupied`` (D or P), before anything must last; empty where that is not known.
     """
 
     state: str
@@ -148,6 +172,7 @@ class SeatState(Struct, frozen=True):
     motion_age: float | None = None
     reason: str = ""
     uncertain: bool = False
+    looks: str = ""
 
 
 class PostView:
@@ -168,7 +193,8 @@ class PostView:
         self._odd_from: int | None = None
         self._wants_relearning = False
         self._last: int | None = None
-        self._spacing = 0
+        self._pace = Pace(GAP)
+        self._borrows = False
         self._settled_at = 0
         self._judged_at = 0
         self._blended_at = 0
@@ -186,6 +212,11 @@ class PostView:
         """The closed post has not looked like the learned one for hours, though nothing moved:
         somebody should look and have the empty post learned again."""
         return self._wants_relearning
+
+    @property
+    def learned(self) -> dict[str, Grey]:
+        """The empty region as it was learned, by light; not to be changed."""
+        return {name: one.region for name, one in self._empty.items()}
 
     def references(self) -> bytes | None:
         """What was learned, to be kept over restarts; none if nothing was."""
@@ -227,13 +258,13 @@ class PostView:
         is learned by itself after five minutes without motion.
         """
         passed = 0 if self._last is None else at - self._last
-        if self._last is None or passed < 0 or passed > max(GAP, 2 * self._spacing):
+        if self._last is None or passed < 0 or self._pace.broken(passed):
             self._forget()
             self._person_at = None
             self._settled_at = at + self._settling
             self._judged_at = at
             self._told = SeatState("unknown", at, reason=_SINCE_NOW)
-        self._last, self._spacing = at, passed
+        self._last = at
         if others is not None and others.shape == small.shape:
             self._others = others
 
@@ -249,27 +280,25 @@ class PostView:
             if at - self._judged_at > HELD_AT_MOST:
                 self._forget()
                 return self._tell("unknown", at, "the light keeps changing")
-            return self._told
+            return msgspec.structs.replace(self._told, looks="")
         self._judged_at = at
 
         sample = self._cut(small, picture.roi_shift)
         if not sample.weights.any():
             self._forget()
-            return self._tell("unknown", at, "the region lies outside the picture")
-        empty = self._empty.get(picture.bucket)
-        if empty is not None and not empty.fits(sample):
-            empty = None
+            return self._tell("unknown", at, "the region lies outside the picture, or under masks")
+        empty = self._reference(sample, picture.bucket)
         return self._judge(at, sample, empty, picture.bucket, closed)
 
     # -- measuring ----------------------------------------------------------------------------
 
     def _cut(self, small: Grey, shift: tuple[float, float] | None) -> _Sample:
         if self._frame is None or self._frame.shape != small.shape:
-            self._frame = _frame(self._options.region, small.shape)
+            self._frame = _frame(self._options.region, small.shape, self._options.masks)
             self._others = None
         frame = self._frame
         dx, dy = (0, 0) if shift is None else (round(shift[0]), round(shift[1]))
-        weights = frame.weights
+        weights, written = frame.weights, frame.written
         if dx or dy:
             back = np.array([[1, 0, -dx], [0, 1, -dy]], dtype=np.float32)
             size = (small.shape[1], small.shape[0])
@@ -278,20 +307,39 @@ class PostView:
             weights = weights * cv2.warpAffine(there, back, size)[frame.box]
             if weights.sum() < 0.5 * frame.weights.sum():
                 weights = np.zeros_like(weights)
+            # What is written into the picture does not move with the camera.
+            written = _u8(cv2.warpAffine(written, back, size))
         own = frame.inside if self._others is None else self._others | frame.inside
+        if self._options.masks:
+            weights = weights * (written[frame.box] == 0)
+            own = own | (written > 0)
         around = _u8(cv2.resize(small, frame.coarse, interpolation=cv2.INTER_AREA))
         hidden = cv2.resize(own.astype(np.uint8), frame.coarse, interpolation=cv2.INTER_AREA)
         return _Sample(
             small[frame.box], around, np.asarray(hidden) == 0, weights, (dx, dy), small.shape
         )
 
-    def _compare(self, sample: _Sample, empty: _Reference) -> tuple[float, float, Mask]:
-        """Difference and structure, and where the region differs."""
+    def _reference(self, sample: _Sample, bucket: str) -> _Reference | None:
+        """The empty post in this light, or in another that shows the same edges."""
+        own = self._empty.get(bucket)
+        if own is not None and own.fits(sample):
+            self._borrows = False
+            return own
+        least = STILL_ALIKE if self._borrows else ALIKE
+        for other in self._empty.values():
+            if other.fits(sample) and _alike(other.around, sample.around, sample.outside) >= least:
+                self._borrows = True
+                return other
+        self._borrows = False
+        return None
+
+    def _compare(self, sample: _Sample, empty: _Reference) -> _Comparison:
         table, gain = _light(empty.around, sample.around, sample.outside)
         expected = _blurred(table[empty.region])
         present = _blurred(sample.region)
         grain = _grain(sample.region)
-        off = np.abs(present - expected) > max(10.0, 25.0 * min(1.0, gain), 5.0 * grain)
+        contrast = min(1.0, gain * empty.contrast)
+        off = np.abs(present - expected) > max(6.0, 25.0 * contrast, 5.0 * grain)
 
         across, down = _gradient(present)
         across_then, down_then = _gradient(expected)
@@ -299,14 +347,14 @@ class PostView:
         energy_then = _box(across_then * across_then + down_then * down_then)
         common = _box(across * across_then + down * down_then)
         larger = np.maximum(energy, energy_then)
-        least = max(900.0 * min(1.0, gain) ** 2, 60.0 * grain * grain, 150.0)
+        least = max(900.0 * contrast**2, 60.0 * grain * grain, 150.0)
         edges = larger > least
         strange = edges & (common < 0.35 * larger)
         total = float(sample.weights.sum())
         found = float(sample.weights[edges].sum())
         # A few edges on a smooth wall are no basis for a share.
         structure = float(sample.weights[strange].sum()) / max(found, 0.1 * total)
-        return float(sample.weights[off].sum()) / total, structure, off
+        return _Comparison(float(sample.weights[off].sum()) / total, structure, off, contrast)
 
     def _motion(self, now: _Look, then: _Look | None) -> _Motion | None:
         """What changed between the two; none if that tells nothing."""
@@ -322,7 +370,7 @@ class PostView:
             return None  # the whole picture changed: light, or the camera was pushed
         grain = max(_grain(sample.region), _grain(before.region))
         change = np.abs(_blurred(sample.region) - _blurred(table[before.region]))
-        changed = change > max(8.0, 3.5 * grain)
+        changed = change > max(5.0, 8.0 * now.contrast, 3.5 * grain)
         inside = sample.weights > 0
         anywhere = float(changed[inside].mean())
         if now.differs is None:
@@ -338,9 +386,9 @@ class PostView:
     def _judge(
         self, at: int, sample: _Sample, empty: _Reference | None, bucket: str, closed: bool
     ) -> SeatState:
-        differs, ratio = None, None
+        differs, ratio, contrast = None, None, 1.0
         if empty is not None:
-            difference, structure, differs = self._compare(sample, empty)
+            difference, structure, differs, contrast = self._compare(sample, empty)
             least = empty.thresholds(self._options.person_share)
             ratio = min(difference / least[0], structure / least[1])
         looked = self._watch.looks
@@ -348,7 +396,7 @@ class PostView:
             # Once it looks occupied, it takes a little less to go on doing so.
             self._watch.looks = ratio >= (0.8 if looked else 1.0)
         watch = self._watch
-        look = _Look(at, sample, differs)
+        look = _Look(at, sample, differs, contrast)
         least_motion = max(LEAST_MOTION, 3 * empty.floor if empty else 0.0)
         motion = self._motion(look, watch.before)
         moved = motion is not None and motion.within > least_motion
@@ -366,12 +414,15 @@ class PostView:
         if empty is None or ratio is None:
             return self._while_learning(at, sample, bucket, closed, moved, person)
 
-        if not self._watch.looks and not person and motion is not None:
+        if self._borrows:
+            self._gather(at, sample, bucket, closed and not person and not watch.looks, moved)
+        elif not watch.looks and not person and motion is not None:
             empty.floor += 0.02 * (min(motion.anywhere, FLOOR_AT_MOST) - empty.floor)
         lively = watch.looks and watch.moved_within(at, MOTION_COUNTS)
         watch.taken(at, watch.looks or person)
         watch.present(at, person or lively)
-        self._keep_up(at, sample, empty, bucket)
+        if not self._borrows:
+            self._keep_up(at, sample, empty, bucket)
         self._look_for_furniture(at, closed, moved, person)
 
         leaving = self._told.state in ("occupied", "still") and watch.vacant_from is not None
@@ -386,6 +437,7 @@ class PostView:
             motion_age=self._motion_age(at),
             reason=reason,
             uncertain=leaving or frozen or 0.6 <= ratio < 1.6,
+            looks="occupied" if watch.looks or person else "empty",
         )
         return self._told
 
@@ -394,18 +446,7 @@ class PostView:
     ) -> SeatState:
         watch = self._watch
         watch.nothing_known()
-        if not closed or person:
-            watch.quiet.clear()
-            watch.quiet_from = at
-        elif not moved:
-            assert watch.quiet_from is not None
-            if not watch.quiet or at - watch.quiet_at >= LEARN_EVERY:
-                copied = sample._replace(region=sample.region.copy(), around=sample.around.copy())
-                watch.quiet.append(copied)
-                watch.quiet_at = at
-            if at - watch.quiet_from >= LEARN_AFTER and len(watch.quiet) == LEARN_FRAMES:
-                self._learn(list(watch.quiet), bucket)
-
+        self._gather(at, sample, bucket, closed and not person, moved)
         watch.present(at, person)
         age = self._motion_age(at)
         if person and (self._told.state == "occupied" or watch.arrived(at)):
@@ -413,10 +454,12 @@ class PostView:
             if self._told.state != "occupied":
                 assert watch.present_from is not None
                 since = max(since, watch.present_from)
-            self._told = SeatState("occupied", since, ("detector",), 0.95, age)
+            self._told = SeatState("occupied", since, ("detector",), 0.95, age, looks="occupied")
         else:
             self._tell("learning", at, "the empty post has not been learned yet in this light")
-            self._told = msgspec.structs.replace(self._told, motion_age=age, uncertain=True)
+            self._told = msgspec.structs.replace(
+                self._told, motion_age=age, uncertain=True, looks="occupied" if person else ""
+            )
         return self._told
 
     def _conclusion(self, at: int, person: bool, ratio: float) -> tuple[str, int, str]:
@@ -473,6 +516,21 @@ class PostView:
         self._watch = _Watch()
 
     # -- learning -----------------------------------------------------------------------------
+
+    def _gather(self, at: int, sample: _Sample, bucket: str, fit: bool, moved: bool) -> None:
+        """Keeps pictures of a post where nobody is to be, until they teach what it looks like."""
+        watch = self._watch
+        if not fit:
+            watch.quiet.clear()
+            watch.quiet_from = at
+        elif not moved:
+            assert watch.quiet_from is not None
+            if not watch.quiet or at - watch.quiet_at >= LEARN_EVERY:
+                copied = sample._replace(region=sample.region.copy(), around=sample.around.copy())
+                watch.quiet.append(copied)
+                watch.quiet_at = at
+            if at - watch.quiet_from >= LEARN_AFTER and len(watch.quiet) == LEARN_FRAMES:
+                self._learn(list(watch.quiet), bucket)
 
     def _learn(self, samples: list[_Sample], bucket: str) -> None:
         first = samples[0]
@@ -533,6 +591,8 @@ class _Frame(NamedTuple):
     box: tuple[slice, slice]
     weights: Weights
     inside: Mask
+    written: Grey
+    """Not 0 where the masks are."""
     coarse: tuple[int, int]
 
 
@@ -551,6 +611,18 @@ class _Look(NamedTuple):
     sample: _Sample
     differs: Mask | None
     """Where the region differs from the reference, if there is one."""
+    contrast: float
+    """Of the hall, 1 for a usual one or where it is not known."""
+
+
+class _Comparison(NamedTuple):
+    """The present region against that of the empty post."""
+
+    difference: float
+    structure: float
+    differs: Mask
+    contrast: float
+    """Of the hall in the present light."""
 
 
 class _Motion(NamedTuple):
@@ -606,7 +678,7 @@ class _Watch:
 
     def taken(self, at: int, taken: bool) -> None:
         """Whether it does not look empty, to a detector or by the reference."""
-        passed = 0 if self.judged is None else min(at - self.judged, GAP)
+        passed = 0 if self.judged is None else min(at - self.judged, VOUCHES)
         self.judged = at
         if not taken:
             if self.vacant_from is None:
@@ -667,6 +739,11 @@ class _Reference:
 
     def fits(self, sample: _Sample) -> bool:
         return self.shape == sample.shape
+
+    @property
+    def contrast(self) -> float:
+        """Of the hall when this was learned: 1 for a usual one, less in dim light or haze."""
+        return float(self.around.std()) / USUAL_SPREAD
 
     def thresholds(self, person_share: float) -> tuple[float, float]:
         if self.occupied is None:
@@ -789,7 +866,11 @@ def _area(polygon: Sequence[tuple[float, float]]) -> float:
     return abs(twice) / 2
 
 
-def _frame(polygon: Sequence[tuple[float, float]], shape: tuple[int, ...]) -> _Frame:
+def _frame(
+    polygon: Sequence[tuple[float, float]],
+    shape: tuple[int, ...],
+    masks: Sequence[tuple[float, float, float, float]] = (),
+) -> _Frame:
     height, width = shape[0], shape[1]
     corners = np.rint(np.array(polygon) * (width - 1, height - 1)).astype(np.int32)
     inside = np.zeros((height, width), dtype=np.uint8)
@@ -801,8 +882,13 @@ def _frame(polygon: Sequence[tuple[float, float]], shape: tuple[int, ...]) -> _F
     depth = np.asarray(cv2.distanceTransform(inside, cv2.DIST_L2, 3), dtype=np.float32)
     deepest = float(depth.max())
     weights = np.minimum(1.0, depth / max(1.0, 0.6 * deepest)).astype(np.float32)
+    written = np.zeros((height, width), dtype=np.uint8)
+    for x0, y0, x1, y1 in masks:
+        rows = slice(max(0, int(y0 * height) - SMEAR), int(np.ceil(y1 * height)) + SMEAR)
+        columns = slice(max(0, int(x0 * width) - SMEAR), int(np.ceil(x1 * width)) + SMEAR)
+        written[rows, columns] = 1
     coarse = (max(1, width // COARSE), max(1, height // COARSE))
-    return _Frame(shape, box, weights[box], inside > 0, coarse)
+    return _Frame(shape, box, weights[box], inside > 0, written, coarse)
 
 
 def _light(then: Grey, now: Grey, outside: Mask) -> tuple[NDArray[np.float32], float]:
@@ -834,6 +920,21 @@ def _light(then: Grey, now: Grey, outside: Mask) -> tuple[NDArray[np.float32], f
     table[below] = rising[0] - gain * (levels[0] - whole[below])
     table[above] = rising[-1] + gain * (whole[above] - levels[-1])
     return np.clip(table, 0, 255).astype(np.float32), gain
+
+
+def _alike(then: Grey, now: Grey, outside: Mask) -> float:
+    """Mean cosine between the edges of the one and those of the other, at the former's."""
+    across_then, down_then = _gradient(_blurred(then))
+    across, down = _gradient(_blurred(now))
+    steep = np.hypot(across_then, down_then)
+    if np.count_nonzero(outside) < 32:
+        return 0.0
+    edges = outside & (steep > max(8.0, float(np.percentile(steep[outside], 80))))
+    if np.count_nonzero(edges) < 32:
+        return 0.0
+    both = steep * np.hypot(across, down)
+    common = across * across_then + down * down_then
+    return float((common[edges] / np.maximum(both[edges], 1e-3)).mean())
 
 
 def _blurred(picture: NDArray[Any]) -> NDArray[np.float32]:

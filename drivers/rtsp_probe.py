@@ -147,7 +147,8 @@ def authorization(
 
 
 class Login(httpx.Auth):
-    """The same for pictures by HTTP: no password before it is asked for, and once per request."""
+    """The same for pictures by HTTP: no password before it is asked for, and of each request one
+    refusal: an answer to a nonce that may have run out is none."""
 
     def __init__(self, username: str, password: str) -> None:
         self._username, self._password = username, password
@@ -159,16 +160,18 @@ class Login(httpx.Auth):
         if known:
             self._answer(request)
         response = yield request
-        fresh = response.headers.get_list("www-authenticate")
         if response.status_code != 401 or not self._username:
             return
-        # A refused answer to an old challenge may only mean that its nonce has run out.
-        if not known or any(re.search(r"stale\s*=\s*\"?true", one, re.I) for one in fresh):
-            self._challenges, self._nc = fresh, 0
-            if self._answer(request):
-                yield request
-        else:
-            self._challenges = []
+        # A refused answer to an old challenge may only mean that its nonce has run out, which not
+        # every device says.
+        fresh = _asked(response)
+        again = not known or _stale(fresh) or _nonce(fresh) != _nonce(self._challenges)
+        self._challenges, self._nc = (fresh if again else []), 0
+        if again and self._answer(request):
+            response = yield request
+            if response.status_code == 401:
+                fresh = _asked(response)
+                self._challenges, self._nc = (fresh if _stale(fresh) else []), 0
 
     def _answer(self, request: httpx.Request) -> bool:
         self._nc += 1
@@ -177,8 +180,23 @@ class Login(httpx.Auth):
             self._challenges, self._username, self._password, request.method, target, self._nc
         )
         if answer is not None:
+            request.headers.encoding = "latin-1"
             request.headers["Authorization"] = answer
         return answer is not None
+
+
+def _asked(response: httpx.Response) -> list[str]:
+    raw = response.headers.raw
+    return [value.decode("latin-1") for key, value in raw if key.lower() == b"www-authenticate"]
+
+
+def _stale(challenges: list[str]) -> bool:
+    return any(re.search(r"stale\s*=\s*\"?true", one, re.I) for one in challenges)
+
+
+def _nonce(challenges: list[str]) -> str:
+    challenge = challenge_of(challenges)
+    return challenge.nonce if challenge else ""
 
 
 # --------------------------------------------------------------------------------------------

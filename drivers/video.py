@@ -19,9 +19,10 @@ other, and a capture of it (the worker's output) is what ``decode`` reads.
     DeviceEvent ``camera_trouble``: what stops nothing but must be known, such as a detector's file
                 that cannot be used
 
-A camera that refuses the password twice is left alone for half an hour, also across restarts, or
-until its settings or the password's file change: Hikvision shuts the address out after five to
-seven wrong ones.  A dead worker makes every post unknown and no camera lost; it is restarted.
+A device that refuses a user's password twice is left alone for half an hour, with all cameras that
+are asked of it as this user, also across restarts, or until the login or the password's file
+changes: Hikvision shuts the address out after five to seven wrong ones.  A dead worker makes every
+post unknown and no camera lost; it is restarted.
 
 Certificates of cameras are not checked: they have none that could be.
 Nothing is recorded, nobody is identified; kept pictures come from the worker already harmless.
@@ -42,16 +43,18 @@ import time
 from asyncio.subprocess import Process
 from base64 import b64decode, b64encode
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn, Protocol
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import unquote, urlsplit
 from zoneinfo import ZoneInfo
 
 import httpx
+from msgspec import structs
 
 from drivers.base import Context, Device, DeviceRefused, LookAgain
 from drivers.rtsp_probe import Login, cause_of
@@ -59,6 +62,7 @@ from drivers.video_lines import (
     KEPT_LIMIT,
     LINE_LIMIT,
     PICTURE_LIMIT,
+    PROVEN,
     REFUSALS,
     REFUSED_PAUSE,
     STEADY,
@@ -84,6 +88,7 @@ from drivers.video_lines import (
     Start,
     Stop,
     Trouble,
+    account,
     in_words,
     line,
     message,
@@ -102,8 +107,6 @@ from rules.model import (
 )
 
 FAMILY = "video"
-WORKER_ID = "video"
-"""What there is to tell of the workers is noted under this."""
 
 SILENT = 15.0
 """Seconds without a beat after which a worker hangs; it gives one every second."""
@@ -115,10 +118,16 @@ STUCK_MANY = 3
 STOPPING = 3.0
 BLIND = 3
 """Failures of a worker in a row after which nobody can say that its cameras are there."""
+FACTS_LIMIT = 100
+REFUSED_STATUS = 401
+"""Of a wrong password; with 403 a camera is forbidden to a user whose password is right."""
 MOST_POSTS = 16
 LONGEST_AGO = 366 * 86_400_000
 TROUBLES_AN_HOUR = 6
 UNREADABLE_AN_HOUR = 20
+SET_BACK = 60_000
+"""ms by which the wall clock may run backwards unnoticed."""
+LATE_BEATS = 20
 PASSWORDS_EVERY = 10.0
 """Seconds between two looks at a password file that is missing or was refused."""
 
@@ -248,10 +257,8 @@ class VideoOptions:
             raise ValueError("url: expected scheme://host:port/path") from None
         if parts.scheme not in ("rtsp", "rtsps", "http", "https"):
             raise ValueError("url: expected rtsp, rtsps, http or https, or an absolute file name")
-        if "@" in parts.netloc or any(
-            re.search("passw|pwd", name, re.IGNORECASE)
-            for name, _ in parse_qsl(parts.query, keep_blank_values=True)
-        ):
+        tail = unquote(f"{parts.path}?{parts.query}#{parts.fragment}")
+        if "@" in parts.netloc or _SECRET.search(tail):
             raise ValueError("url holds a password; give it by username and password_file")
         if not parts.hostname or port == 0:
             raise ValueError("url: expected scheme://host:port/path")
@@ -286,6 +293,11 @@ class VideoOptions:
 # --------------------------------------------------------------------------------------------
 
 Corners = Sequence[tuple[float, float]]
+
+_SECRET = re.compile(
+    r"(?:passw[a-z]*|pwd|psw|token|(?<![a-z])(?:pass?|loginpas|auth|secret))=", re.IGNORECASE
+)
+"""In a query, or as some makers write it, in the path: /user=admin_password=..._channel=1."""
 
 
 def area(region: Corners) -> float:
@@ -380,14 +392,17 @@ class Camera:
         self.judged = False
         """Whether anything is known of its picture, as last told."""
         self.seats: dict[str, str] = {}
+        """States as last told, by window."""
         self.proposed: set[str] = set()
         """Windows whose posts look different for good."""
-        """States as last told, by window."""
+        self.late = 0
+        """Beats with new frames since its thread was late and nothing was told; 0: it was not."""
         self.keep_out = 0.0
         """Monotonic seconds before which it is left alone, because it refused the password."""
         self.refusals = 0
         self.refused = ""
         """The fingerprint of what was refused."""
+        self.account = account(self.options.url, self.options.username)
         self._dates: dict[str, Instant] = {}
         self._told_of: deque[Instant] = deque(maxlen=TROUBLES_AN_HOUR)
 
@@ -435,10 +450,14 @@ class Camera:
         self._wall = now
         return self.clock
 
-    def dated(self, subject: str, at: Instant) -> Instant:
+    def dated(self, subject: str, at: Instant, now: Instant) -> Instant:
         """When something began, but after whatever else was told of the same: readings are judged
-        by their dates, and what is told after a loss holds after it."""
-        at = self._dates[subject] = max(at, self._dates.get(subject, at - 1) + 1)
+        by their dates, and what is told after a loss holds after it.  A clock that was set back is
+        followed."""
+        last = self._dates.get(subject, at - 1)
+        if now < last - SET_BACK:
+            last = at - 1
+        at = self._dates[subject] = max(at, last + 1)
         return at
 
     def references(self, context: Context) -> References:
@@ -457,11 +476,12 @@ class Camera:
         return True
 
     def fingerprint(self) -> str:
-        """Changes when another password may be tried; tells nothing of it."""
-        written = 0
+        """Of the login: changes when another password may be tried; tells nothing of it."""
+        written, file = 0, self.options.password_file
         with suppress(OSError):
-            written = os.stat(self.options.password_file).st_mtime_ns
-        return f"{written} {self.options.username}@{self.options.url}"
+            written = os.stat(file).st_mtime_ns
+        told = repr((written, file, self.account))
+        return sha256(told.encode("utf-8", "replace")).hexdigest()[:32]
 
 
 def _learned(context: Context, camera: str, name: str) -> bytes:
@@ -527,14 +547,16 @@ class Video:
         for camera in self._cameras.values():
             camera.decoding = camera.options.decoding
             self._prepare(camera)
+        self._keep_out()
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 self._tasks.create_task(self._orders(), name="video orders")
                 for decoding in {camera.decoding for camera in self._cameras.values()}:
                     self._start(decoding)
         finally:
-            for worker in self._workers.values():
-                await worker.close()
+            await asyncio.gather(
+                *(worker.close() for worker in self._workers.values()), return_exceptions=True
+            )
 
     def _start(self, decoding: Decoding) -> None:
         if decoding == "snapshot":
@@ -561,14 +583,22 @@ class Video:
             context.note(
                 camera.id, warning=f"这是主码流，建议使用子码流 / the main stream; use {better}"
             )
-        until, _, fingerprint = (context.mark(camera.id, "refused") or "").partition(" ")
-        if not re.fullmatch("[0-9]{1,15}", until) or fingerprint != camera.fingerprint():
-            return
-        left = (int(until) - context.now()) / 1000
-        if 0 < left <= REFUSED_PAUSE:
-            camera.keep_out = time.monotonic() + left
-            camera.refusals, camera.refused = REFUSALS, fingerprint
-            context.lost(camera.id, in_words("auth"))
+
+    def _keep_out(self) -> None:
+        """Leave alone all cameras whose login was refused to one of them before the restart."""
+        context = self._context
+        refused: dict[str, float] = {}
+        for camera in self._cameras.values():
+            until, _, fingerprint = (context.mark(camera.id, "refused") or "").partition(" ")
+            if re.fullmatch("[0-9]{1,15}", until):
+                left = (int(until) - context.now()) / 1000
+                if 0 < left <= REFUSED_PAUSE:
+                    refused[fingerprint] = max(left, refused.get(fingerprint, 0))
+        for camera in self._cameras.values():
+            if (remaining := refused.get(camera.fingerprint())) is not None:
+                camera.keep_out = time.monotonic() + remaining
+                camera.refusals, camera.refused = REFUSALS, camera.fingerprint()
+                context.lost(camera.id, in_words("auth"))
 
     def refused_otherwise(self, camera: Camera) -> bool:
         """Whether a camera that is left alone may be asked again: its password file was written."""
@@ -584,28 +614,33 @@ class Video:
             if isinstance(order, LookAgain) and camera is not None:
                 worker = self._workers.get(camera.decoding)
                 if worker is not None:
-                    await worker.renew(camera)
+                    with suppress(WorkerDied, OSError):  # Whoever keeps it finds out.
+                        await worker.renew(camera)
 
     # -- what workers say
 
-    async def hear(self, told: Message, now: int) -> None:
+    async def hear(self, told: Message, decoding: Decoding, now: int) -> None:
         """``now`` is the present by the clock of whoever looked."""
         context = self._context
         camera = self._cameras.get(getattr(told, "camera", ""))
         match told:
             case Beat():
-                await self._beat(told)
+                await self._beat(told, decoding, now)
             case Trouble():
-                await self._trouble(told, camera)
+                await self._trouble(told, camera, decoding)
             case _ if camera is None:
                 pass
             case Opened():
-                self.in_sight(camera, told.at)
+                camera.late = 0
+                self.in_sight(camera, min(told.at, now))
             case LostSight():
+                camera.late = 0
+                camera.seen = max(camera.seen, min(told.at, now))
                 await self.lose(camera, told)
             case PictureTold():
                 picture = picture_of(told)
-                at = camera.dated("", self._instant(told.since, now))
+                camera.late = 0
+                at = camera.dated("", self._instant(told.since, now), context.now())
                 name = self._keep_snapshot(camera, at, told.fault, told.jpeg)
                 picture = Picture(picture.faults, picture.known, picture.shift, name)
                 await self.tell([Reading(camera.id, at, picture)])
@@ -613,7 +648,8 @@ class Video:
             case SeatTold():
                 seat = seat_of(told)
                 if any(post.window == told.window for post in camera.posts):
-                    at = camera.dated(told.window, self._instant(told.since, now))
+                    since = self._instant(told.since, now)
+                    at = camera.dated(told.window, since, context.now())
                     name = self._keep_snapshot(camera, at, f"{told.window}-empty", told.jpeg)
                     seat = Seat(
                         seat.window, seat.state, seat.evidence, seat.score, seat.reason, name
@@ -630,12 +666,13 @@ class Video:
             case _:
                 pass
 
-    def in_sight(self, camera: Camera, at: int) -> None:
-        """A frame came."""
+    def in_sight(self, camera: Camera, at: int) -> bool:
+        """A frame came; false if it was known."""
         if at <= camera.seen:
-            return
+            return False
         camera.seen, camera.lost, camera.refusals = at, False, 0
         self._context.contact(camera.id)
+        return True
 
     def _instant(self, since: int, now: int) -> Instant:
         return self._context.now() - min(max(0, now - since), LONGEST_AGO)
@@ -646,37 +683,65 @@ class Video:
         subject = re.sub(r"[^A-Za-z0-9]+", "-", subject)
         return self._context.keep_snapshot(camera.id, at, subject, jpeg)
 
-    async def _beat(self, told: Beat) -> None:
+    async def _beat(self, told: Beat, decoding: Decoding, now: int) -> None:
         for name, at in told.seen.items():
-            if (camera := self._cameras.get(name)) is not None:
-                self.in_sight(camera, at)
+            camera = self._cameras.get(name)
+            if camera is not None and self.in_sight(camera, min(at, now)) and camera.late:
+                camera.late += 1
+                if camera.late > LATE_BEATS:
+                    # Its thread came back and tells nothing: nobody knows what holds.
+                    camera.late = 0
+                    self._watch_anew(camera)
         for name in told.stuck:
-            if (camera := self._cameras.get(name)) is not None and not camera.lost:
-                # Once its thread comes back, the stream is opened anew, and all is told again.
-                camera.lost = True
+            camera = self._cameras.get(name)
+            if camera is not None and not camera.lost:
+                # Once its thread comes back, all is told again.
+                camera.lost, camera.late = True, 1
                 self._context.lost(name, in_words("stall"))
                 await self.tell(self._unknown([camera], in_words("stall")))
-        self._context.note(
-            WORKER_ID,
-            load=told.load,
+        self._note(
+            decoding,
+            video_load=told.load,
             cameras_stuck=len(told.stuck),
             worker_restarts=self._restarts,
         )
 
+    def _note(self, decoding: Decoding, **facts: Any) -> None:
+        """Of a worker, with each of its cameras."""
+        for camera in self.of(decoding):
+            self._context.note(camera.id, **facts)
+
+    def _watch_anew(self, camera: Camera) -> None:
+        worker = self._workers.get(camera.decoding)
+        if worker is not None:
+            self._tasks.create_task(_begin(worker, camera), name=f"video begin {camera.id}")
+
     async def lose(self, camera: Camera, told: LostSight) -> None:
         context = self._context
-        camera.seen, camera.lost = max(camera.seen, told.at), True
-        reason = in_words(told.cause, told.status)
+        camera.lost = True
+        wait = min(max(0.0, told.wait), REFUSED_PAUSE)
+        reason = in_words(told.cause, told.status if 0 < told.status < 1000 else 0)
         context.lost(camera.id, reason)
-        context.note(camera.id, last_cause=told.cause, next_try_s=round(told.wait))
+        context.note(camera.id, last_cause=told.cause, next_try_s=round(wait))
         marks: dict[tuple[str, str], str] = {}
         if told.cause == "auth":
-            camera.refusals, camera.refused = told.refusals, camera.fingerprint()
-            if told.refusals >= REFUSALS:
-                camera.keep_out = time.monotonic() + told.wait
-                until = context.now() + round(told.wait * 1000)
+            camera.refusals = min(max(0, told.refusals), REFUSALS)
+            camera.refused = camera.fingerprint()
+            if camera.refusals >= REFUSALS:
+                camera.keep_out = time.monotonic() + wait
+                until = context.now() + round(wait * 1000)
                 marks[(camera.id, "refused")] = f"{until} {camera.refused}"
         await self.tell(self._unknown([camera], reason), marks)
+        if marks and told.status == REFUSED_STATUS:
+            for other in self._cameras.values():
+                # Those of the same worker know by themselves.
+                if (
+                    other.account == camera.account
+                    and other.decoding != camera.decoding
+                    and other.keep_out <= time.monotonic()
+                ):
+                    await self.lose(other, structs.replace(told, camera=other.id))
+                    self._watch_anew(other)
 
     def _unknown(self, cameras: Sequence[Camera], reason: str) -> list[Reading]:
         """That nothing is known of these any more, where something was."""
@@ -685,12 +750,12 @@ class Video:
         for camera in cameras:
             if camera.judged:
                 camera.judged = False
-                at = camera.dated("", now)
+                at = camera.dated("", now, now)
                 readings.append(Reading(camera.id, at, Picture(known=False)))
             for window, state in camera.seats.items():
                 if state != "unknown":
                     camera.seats[window] = "unknown"
-                    at = camera.dated(window, now)
+                    at = camera.dated(window, now, now)
                     readings.append(Reading(camera.id, at, Seat(window, "unknown", reason=reason)))
         return readings
 
@@ -698,7 +763,7 @@ class Video:
         """A worker is gone, and with it what was known of its cameras; after some failures in a
         row, the cameras too."""
         self._restarts += 1
-        self._context.note(WORKER_ID, worker_restarts=self._restarts, last_error=why)
+        self._note(decoding, worker_restarts=self._restarts, worker_error=why)
         reason = "视频进程重启 / the video worker is being restarted"
         await self.tell(self._unknown(self.of(decoding), reason))
         if failures >= BLIND:
@@ -707,9 +772,12 @@ class Video:
                 text = f"视频进程无法运行 / the video worker does not run: {why}"
                 self._context.lost(camera.id, text)
 
-    async def _trouble(self, told: Trouble, camera: Camera | None) -> None:
+    async def _trouble(self, told: Trouble, camera: Camera | None, decoding: Decoding) -> None:
         text = told.text[:500]
-        self._context.note(camera.id if camera else WORKER_ID, trouble=text)
+        if camera is None:
+            self._note(decoding, trouble=text)
+        else:
+            self._context.note(camera.id, trouble=text)
         now = self._context.now()
         if camera is not None and camera.may_tell(now):
             event = DeviceEvent("camera_trouble", detail=text)
@@ -734,7 +802,7 @@ class Video:
         if worker is None:
             self._start("full")
         else:
-            await worker.begin(camera)
+            self._watch_anew(camera)
 
     async def tell(
         self, readings: Sequence[Reading], marks: Mapping[tuple[str, str], str] | None = None
@@ -747,16 +815,16 @@ class Video:
                 await self._context.emit(readings, marks)
                 return
             except OSError as error:
-                self._context.note(
-                    WORKER_ID, last_error=f"读数未能保存 / readings could not be stored: {error}"
-                )
+                why = f"读数未能保存 / readings could not be stored: {error}"
+                for device in {one.device for one in readings} | {one for one, _ in marks or ()}:
+                    self._context.note(device, last_error=why)
             await self._context.sleep(5)
 
     async def unreadable(self, raw: bytes, error: ValueError, decoding: Decoding) -> None:
         """What a worker said and nobody understands."""
         now, told = self._context.now(), self._unreadable
         self._garbled += 1
-        self._context.note(WORKER_ID, decode_errors=self._garbled)
+        self._note(decoding, worker_lines_unreadable=self._garbled)
         if len(told) == told.maxlen and 0 <= now - told[0] < 3_600_000:
             return
         told.append(now)
@@ -777,7 +845,7 @@ class Video:
         """A line of a worker; returns what it said, where that can be read."""
         try:
             told = message(raw)
-            await self.hear(told, now)
+            await self.hear(told, decoding, now)
         except ValueError as error:
             await self.unreadable(raw, error, decoding)
             return None
@@ -785,8 +853,17 @@ class Video:
 
 
 def _harmless(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Live health, without what is no name or means something else."""
-    return {name: fact for name, fact in facts.items() if name.isidentifier() and name != "device"}
+    """Live health, without what is no name or means something else; so many facts there are not."""
+    return {
+        name: fact
+        for name, fact in list(facts.items())[:FACTS_LIMIT]
+        if name.isidentifier() and len(name) <= 64 and name not in ("self", "device")
+    }
+
+
+async def _begin(worker: Worker, camera: Camera) -> None:
+    with suppress(WorkerDied, OSError):  # Whoever keeps it finds out, and begins with all.
+        await worker.begin(camera)
 
 
 # --------------------------------------------------------------------------------------------
@@ -817,6 +894,8 @@ class MovingWorker:
         """Cameras whose password cannot be read."""
         self._checked = 0.0
         self._failures = 0
+        self._patience = WAKING_UP
+        """Seconds that the process may take to read or to say something."""
         self._closed = False
         """What the process was told of the hall's working time."""
 
@@ -851,12 +930,16 @@ class MovingWorker:
     async def _send(self, told: Command) -> None:
         if self._process is None or self._process.stdin is None:
             return  # It will be told all at its start.
-        with suppress(ConnectionError):
-            self._process.stdin.write(line(told))
-            async with asyncio.timeout(SILENT):
-                await self._process.stdin.drain()
+        try:
+            async with asyncio.timeout(self._patience):
+                with suppress(ConnectionError):
+                    self._process.stdin.write(line(told))
+                    await self._process.stdin.drain()
+        except TimeoutError:
+            raise WorkerDied(f"nothing was read for {self._patience:g} s") from None
 
     async def _run(self) -> None:
+        self._patience = WAKING_UP
         self._process = process = await asyncio.create_subprocess_exec(
             *COMMAND,
             stdin=subprocess.PIPE,
@@ -871,20 +954,19 @@ class MovingWorker:
         self._closed = False
         for camera in self._video.of(self._decoding):
             await self.begin(camera)
-        patience = WAKING_UP
         while True:
             try:
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout(self._patience):
                     raw = await process.stdout.readline()
             except TimeoutError:
-                raise WorkerDied(f"no sign of life for {patience:g} s") from None
+                raise WorkerDied(f"no sign of life for {self._patience:g} s") from None
             except ValueError:
                 raise WorkerDied(f"a line of more than {LINE_LIMIT} bytes") from None
             if not raw:
                 return
             told = await self._video.hear_raw(raw, self._decoding, _monotonic())
             if isinstance(told, Hello):
-                patience = SILENT
+                self._patience = SILENT
             elif isinstance(told, Beat):
                 stuck = told.stuck.values()
                 if len(stuck) >= STUCK_MANY or any(one > STUCK_LONG for one in stuck):
@@ -904,13 +986,15 @@ class MovingWorker:
 
     async def close(self) -> None:
         process = self._process
-        if process is not None and process.returncode is None and process.stdout is not None:
-            await self._send(Stop())
-            with suppress(TimeoutError, ValueError, OSError):
-                async with asyncio.timeout(STOPPING):
-                    while raw := await process.stdout.readline():
-                        await self._video.keep_last(raw)
-        await self._end()
+        try:
+            if process is not None and process.returncode is None and process.stdout is not None:
+                with suppress(TimeoutError, ValueError, OSError, WorkerDied):
+                    async with asyncio.timeout(STOPPING):
+                        await self._send(Stop())
+                        while raw := await process.stdout.readline():
+                            await self._video.keep_last(raw)
+        finally:
+            await self._end()
 
     async def _end(self) -> None:
         process, self._process = self._process, None
@@ -937,6 +1021,7 @@ class StillWorker:
         self._video = video
         self._pipe = Pipe(Start("snapshot", context.snapshots))
         self._failures = 0
+        self._accounts: dict[tuple[str, int, str], Account] = {}
 
     async def begin(self, camera: Camera) -> None:
         """Each is watched by a task of its own."""
@@ -958,12 +1043,17 @@ class StillWorker:
                 context.lost(camera.id, str(error))
                 await context.sleep(PASSWORDS_EVERY)
                 continue
+            known = self._accounts.setdefault(camera.account, Account(context.now))
+            known.expect(password, camera.refusals)
             async with httpx.AsyncClient(
-                auth=Login(options.username, password), timeout=options.read_timeout, verify=False
+                auth=SharedLogin(options.username, password, known),
+                timeout=options.read_timeout,
+                verify=False,
+                trust_env=False,
             ) as client:
-                await self._look_on(camera, client)
+                await self._look_on(camera, client, known)
 
-    async def _look_on(self, camera: Camera, client: httpx.AsyncClient) -> None:
+    async def _look_on(self, camera: Camera, client: httpx.AsyncClient, known: Account) -> None:
         """Until the password is refused for good."""
         failures = 0
         while camera.keep_out <= time.monotonic():
@@ -977,11 +1067,15 @@ class StillWorker:
                 # One picture may get lost.
                 await self._context.sleep(camera.options.interval)
                 continue
-            refusals = camera.refusals + (failed.cause == "auth")
-            wait = pause(failed.cause, failures, refusals)
+            if failed.status == REFUSED_STATUS and camera.options.username:
+                refusals = known.refusals
+                wait = known.left
+            else:
+                refusals = camera.refusals + (failed.cause == "auth")
+                wait = pause(failed.cause, failures, refusals)
             lost = LostSight(camera.id, failed.cause, camera.clock, wait, failed.status, refusals)
             await self._video.lose(camera, lost)
-            if wait < REFUSED_PAUSE:
+            if camera.keep_out <= time.monotonic():
                 await self._context.sleep(wait)
 
     async def _look(self, camera: Camera, client: httpx.AsyncClient) -> NoPicture | None:
@@ -994,6 +1088,8 @@ class StillWorker:
             return failed
         except (httpx.HTTPError, OSError) as error:
             return NoPicture(_cause(error))
+        except ValueError:
+            return NoPicture("decode")
         at = camera.advance(self._context.now())
         look = Analyse(camera.id, at, jpeg, anew=camera.lost, closed=self._context.closed)
         try:
@@ -1024,6 +1120,75 @@ class NoPicture(Exception):
         super().__init__(cause)
         self.cause: Cause = cause
         self.status = status
+
+
+NEVER: Instant = -1000 * PROVEN
+
+
+class Account:
+    """A user of a device: until a password was accepted, one camera tries it at a time, and a
+    refusal holds for all.  By the hall's clock, which may be set."""
+
+    def __init__(self, now: Callable[[], Instant]) -> None:
+        self._now = now
+        self.one = asyncio.Lock()
+        self._password = ""
+        self._refused, self._accepted = 0, NEVER
+        self._pause = 0.0
+        self.refusals = 0
+
+    def expect(self, password: str, refusals: int) -> None:
+        """Another password may be tried at once, and one that was refused after its pause."""
+        if password != self._password:
+            self._password, self._pause, self.refusals = password, 0.0, 0
+        self.refusals = max(self.refusals, refusals)
+
+    @property
+    def left(self) -> float:
+        """Seconds for which no password may be tried."""
+        passed = (self._now() - self._refused) / 1000
+        left = self._pause - passed
+        return left if passed >= 0 and left > 0.005 else 0.0
+
+    @property
+    def proven(self) -> bool:
+        return 0 <= self._now() - self._accepted < PROVEN * 1000
+
+    def judge(self, status: int) -> None:
+        if status == REFUSED_STATUS:
+            self.refusals += 1
+            self._pause = pause("auth", self.refusals, self.refusals)
+            self._refused, self._accepted = self._now(), NEVER
+        else:
+            self._accepted, self.refusals = self._now(), 0
+
+
+class SharedLogin(Login):
+    """A login whose refusals count for all cameras of an account."""
+
+    def __init__(self, username: str, password: str, known: Account) -> None:
+        super().__init__(username, password)
+        self._account = known
+
+    async def async_auth_flow(
+        self, request: httpx.Request
+    ) -> AsyncGenerator[httpx.Request, httpx.Response]:
+        flow = self.auth_flow(request)
+        sent = next(flow)
+        with suppress(StopIteration):
+            while True:
+                if "authorization" not in sent.headers or self._account.proven:
+                    response = yield sent
+                else:
+                    async with self._account.one:
+                        if self._account.left:
+                            raise NoPicture("auth", REFUSED_STATUS)
+                        response = yield sent
+                        if response.status_code != REFUSED_STATUS:
+                            self._account.judge(response.status_code)
+                sent = flow.send(response)
+        if "authorization" in sent.headers and response.status_code == REFUSED_STATUS:
+            self._account.judge(REFUSED_STATUS)
 
 
 async def _fetch(client: httpx.AsyncClient, url: str) -> bytes:

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -238,6 +239,8 @@ def line(told: Command | Message) -> bytes:
 PAUSES = (1, 2, 4, 8, 15, 30)
 STEADY = 60
 """Seconds of frames after which a loss counts as the first."""
+PROVEN = 10
+"""Seconds for which a password that was accepted is taken to be right."""
 REFUSALS = 2
 REFUSED_PAUSE = 1800
 """Hikvision shuts the source address out after five to seven wrong passwords, and with it every
@@ -253,6 +256,13 @@ def pause(cause: Cause, failures: int, refusals: int) -> float:
         case "not_found" | "sessions":
             return 60
     return PAUSES[min(max(failures, 1), len(PAUSES)) - 1]
+
+
+def account(url: str, username: str) -> tuple[str, int, str]:
+    """Whom a device shuts out after wrong passwords, whatever channel was asked for."""
+    parts = urlsplit(url)
+    usual = {"rtsp": 554, "rtsps": 322, "https": 443}.get(parts.scheme, 80)
+    return parts.hostname or "", parts.port or usual, username
 
 
 WORDS: dict[Cause, tuple[str, str]] = {

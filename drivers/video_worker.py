@@ -35,14 +35,16 @@ from drivers.capture import Frame, NoPicture, Stream
 from drivers.detector import Detector, DetectorProblem
 from drivers.picture import PictureOptions, PictureState, PictureWatch, shrink
 from drivers.post_view import PostOptions, PostView, SeatState
-from drivers.rtsp_probe import flows, probe
+from drivers.rtsp_probe import Found, flows, probe
 from drivers.snapshot import snapshot
 from drivers.video_lines import (
     KEPT_LIMIT,
     LINE_LIMIT,
+    PROVEN,
     STEADY,
     Analyse,
     Beat,
+    Box,
     CameraSetup,
     Cause,
     Done,
@@ -61,6 +63,7 @@ from drivers.video_lines import (
     Start,
     Stop,
     Trouble,
+    account,
     command,
     line,
     pause,
@@ -77,6 +80,8 @@ GOP_KEPT = 4.0
 GOP_ENDURED = 10.0
 SMALL = 640 * 480
 LONGEST_TIMEOUT = 60.0
+ANALYSIS = 30.0
+"""Seconds for one picture: loading a detector's file on a slow machine takes some."""
 UNDECODABLE = 5
 """Frames in a row of which no picture could be made."""
 ASK_EVERY = 5_000
@@ -159,10 +164,13 @@ class Minds:
 class Post:
     """One post of a camera, and what was last told of it."""
 
-    def __init__(self, setup: PostSetup) -> None:
+    def __init__(self, setup: PostSetup, masks: tuple[Box, ...] = ()) -> None:
         self.setup = setup
         self.options = PostOptions(
-            region=setup.region, person_share=setup.person_share, still_after=setup.still_after
+            region=setup.region,
+            person_share=setup.person_share,
+            still_after=setup.still_after,
+            masks=masks,
         )
         self.view = PostView(self.options)
         self.seat: SeatState | None = None
@@ -190,7 +198,7 @@ class Analysis:
             ignore=setup.ignore,
             masks=setup.masks,
         )
-        self._posts = [Post(post) for post in setup.posts]
+        self._posts = [Post(post, setup.masks) for post in setup.posts]
         self._trouble: list[Trouble] = []
         self._fresh = True
         self._told: tuple[bool, tuple[str, ...], tuple[float, float] | None] | None = None
@@ -276,7 +284,9 @@ class Analysis:
                         seat.evidence,
                         seat.score,
                         seat.reason,
-                        self._evidence(frame, "", post) if emptied else b"",
+                        self._evidence(frame, "", _region(post, seat, picture, small))
+                        if emptied
+                        else b"",
                     )
                 )
                 post.told = (seat.state, reason)
@@ -290,14 +300,13 @@ class Analysis:
     def _before(self) -> tuple[str, ...]:
         return self._told[1] if self._told else ()
 
-    def _evidence(self, frame: Frame, fault: str, post: Post | None = None) -> bytes:
+    def _evidence(
+        self, frame: Frame, fault: str, region: Sequence[tuple[float, float]] | None = None
+    ) -> bytes:
         if not self._snapshots:
             return b""
-        if fault in ("black", "covered"):
-            # Nothing can be made out in it, and that is what it shows.
-            jpeg = _plain(frame)
-        else:
-            jpeg = snapshot(frame, post.setup.region if post else None)
+        # Nothing can be made out in a black picture, and that is what it shows.
+        jpeg = snapshot(frame, WHOLE if fault == "black" else region)
         return jpeg if len(jpeg) <= KEPT_LIMIT else b""
 
     def _mask(self, shape: tuple[int, ...]) -> Any:
@@ -368,6 +377,22 @@ class Analysis:
         )
 
 
+WHOLE = ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0))
+CLEARLY_EMPTY = 0.2
+
+
+def _region(
+    post: Post, seat: SeatState, picture: PictureState, small: Frame
+) -> Sequence[tuple[float, float]] | None:
+    """Where an empty post lies in the picture now; none while a visitor may lean into it, or while
+    nobody knows where it lies."""
+    if picture.roi_shift is None or seat.score is None or seat.score >= CLEARLY_EMPTY:
+        return None
+    right, down = picture.roi_shift
+    high, wide = small.shape[:2]
+    return [(x + right / wide, y + down / high) for x, y in post.setup.region]
+
+
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(float(value), 3)
 
@@ -397,13 +422,6 @@ def _within(mask: Any, box: tuple[float, float, float, float]) -> float:
     return float(part.sum()) / max(1, w * h)
 
 
-def _plain(frame: Frame) -> bytes:
-    scale = min(1.0, 640 / frame.shape[1])
-    small = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    good, jpeg = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 80])
-    return jpeg.tobytes() if good else b""
-
-
 # --------------------------------------------------------------------------------------------
 # One camera's stream
 # --------------------------------------------------------------------------------------------
@@ -412,6 +430,50 @@ def _plain(frame: Frame) -> bytes:
 class Loss(NamedTuple):
     cause: Cause
     status: int = 0
+
+
+class Account:
+    """A user of a device.  Its passwords count for all its cameras: until one was accepted, one
+    camera asks at a time, and a refusal holds for all."""
+
+    def __init__(self) -> None:
+        self._one = threading.Lock()
+        self._password = ""
+        self._until = 0.0
+        self._accepted = -float(PROVEN)
+        self.refusals = 0
+
+    def expect(self, setup: CameraSetup) -> None:
+        """Another password may be tried at once."""
+        if setup.password != self._password:
+            self._password, self._until, self.refusals = setup.password, 0.0, 0
+        if setup.wait:
+            self._until = max(self._until, time.monotonic() + setup.wait)
+            self.refusals = max(self.refusals, setup.refusals)
+
+    @property
+    def left(self) -> float:
+        """Seconds for which no password may be tried."""
+        return max(0.0, self._until - time.monotonic())
+
+    def ask(self, question: Callable[[], Found]) -> Found:
+        """What came of a question with the password; it is not asked while none may be tried."""
+        if time.monotonic() - self._accepted < PROVEN:
+            return self._judged(question())
+        with self._one:
+            return REFUSED if self.left else self._judged(question())
+
+    def _judged(self, found: Found) -> Found:
+        if found.status == REFUSED.status:
+            self.refusals += 1
+            self._until = time.monotonic() + pause("auth", self.refusals, self.refusals)
+            self._accepted = -float(PROVEN)
+        elif found.cause is None:
+            self.refusals, self._accepted = 0, time.monotonic()
+        return found
+
+
+REFUSED = Found("auth", 401)
 
 
 class Sight(threading.Thread):
@@ -423,10 +485,11 @@ class Sight(threading.Thread):
         self._worker = worker
         self._tell = worker.outbox.tell
         self.analysis = Analysis(setup, worker.snapshots, worker.minds)
+        self._account = worker.account(setup)
         self.stopping = threading.Event()
         self.seen: int | None = None
         self.due: float | None = None
-        """When the thread must have come back from native code; none while it is not there."""
+        """When the thread must have come back from what may hang; none while it is not there."""
         self._file = setup.url.startswith("/")
         self._read_timeout = setup.read_timeout
         self._gaps: deque[float] = deque(maxlen=5)
@@ -441,7 +504,7 @@ class Sight(threading.Thread):
     # -- the life of the thread
 
     def run(self) -> None:
-        failures, refusals = 0, self.setup.refusals
+        failures, refusals = 0, 0
         if self.setup.wait:
             self.stopping.wait(self.setup.wait)
         while not self.stopping.is_set():
@@ -463,14 +526,18 @@ class Sight(threading.Thread):
             if self.seen is not None and self.seen - began > STEADY * 1000:
                 failures = 0
             failures += 1
-            refusals += loss.cause == "auth"
-            wait = pause(loss.cause, failures, refusals)
-            if wait <= 30:
-                wait *= random.uniform(0.8, 1.2)
+            # A camera may be forbidden to somebody whose password is right.
+            refusals += loss.cause == "auth" and loss.status != REFUSED.status
+            told = refusals
+            if loss.status == REFUSED.status:
+                # A moment longer: it must not wake up too early to be asked.
+                told, wait = self._account.refusals, self._account.left + 0.01
+            else:
+                wait = pause(loss.cause, failures, refusals)
+                if wait <= 30:
+                    wait *= random.uniform(0.8, 1.2)
             self._tell(
-                LostSight(
-                    self.setup.id, loss.cause, now_ms(), round(wait, 1), loss.status, refusals
-                )
+                LostSight(self.setup.id, loss.cause, now_ms(), round(wait, 1), loss.status, told)
             )
             self.stopping.wait(wait)
 
@@ -478,31 +545,55 @@ class Sight(threading.Thread):
         """Whatever comes next is over after so many seconds, or this thread is stuck."""
         self.due = time.monotonic() + seconds + self.setup.open_timeout + 3 * self._read_timeout
 
+    def _back(self) -> None:
+        """It is over.  Who came back late was given up: everything is told anew."""
+        due, self.due = self.due, None
+        if due is not None and time.monotonic() > due:
+            self.analysis.reconnected()
+
+    def _probe(self) -> Loss | None:
+        """What speaks against opening the stream; at most one try of the password."""
+        setup = self.setup
+        if setup.username:
+            # Without the password, so that a dead camera does not keep others waiting for theirs.
+            self._native(30)
+            found = probe(setup.url, timeout=setup.open_timeout)
+            if found.cause is not None and found.cause != "auth":
+                return Loss(found.cause, found.status)
+        # Waiting for another camera's answer may take long.
+        self.due = None
+        found = self._account.ask(self._log_in)
+        self.due = None
+        return Loss(found.cause, found.status) if found.cause else None
+
+    def _log_in(self) -> Found:
+        setup = self.setup
+        self._native(30)
+        # Some cameras ask for the password only here: FFmpeg would try it more than once.
+        return probe(setup.url, setup.username, setup.password, setup.open_timeout, setup=True)
+
     def _watch(self) -> Loss | None:
         """One connection; none where it was given up for a better one."""
         setup = self.setup
-        login = (setup.url, setup.username, setup.password)
-        if not self._file:
-            # First, so that a wrong password is tried once and a dead camera holds up nobody.
-            self._native(30)
-            found = probe(*login, setup.open_timeout)
-            if found.cause is not None:
-                return Loss(found.cause, found.status)
+        if not self._file and (loss := self._probe()) is not None:
+            return loss
         self.due = None
         with self._worker.opens:
             if self.stopping.is_set():
                 return None
             self._native(setup.open_timeout)
             began = now_ms()
-            try:
+            stream = self._open()
+            if stream is None or not stream.width:
+                if stream is not None:
+                    stream.close()
+                if not self._file and (loss := self._probe()) is not None:
+                    return loss
+                self._worker.be_patient()
+                self._native(setup.open_timeout)
                 stream = self._open()
-            except NoPicture:
-                stream = None
         if stream is None:
-            if self._file:
-                return Loss("decode")
-            found = probe(*login, setup.open_timeout, setup=True)
-            return Loss(found.cause, found.status) if found.cause else Loss("decode")
+            return (None if self._file else self._probe()) or Loss("decode")
         self._stream = {
             "codec": stream.codec,
             "open_ms": now_ms() - began,
@@ -515,21 +606,14 @@ class Sight(threading.Thread):
             self.due = None
             stream.close()
 
-    def _open(self) -> Stream:
+    def _open(self) -> Stream | None:
         setup = self.setup
         address = capture.with_credentials(setup.url, setup.username, setup.password)
         colour = bool(setup.detector)
         try:
-            stream = Stream(address, setup.open_timeout, self._read_timeout, colour)
+            return Stream(address, setup.open_timeout, self._read_timeout, colour)
         except NoPicture:
-            stream = None
-        if stream is None or not stream.width:
-            if stream is not None:
-                stream.close()
-            self._worker.be_patient()
-            self._native(setup.open_timeout)
-            stream = Stream(address, setup.open_timeout, self._read_timeout, colour)
-        return stream
+            return None
 
     def _read(self, stream: Stream) -> Loss | None:
         frames, bad = 0, 0
@@ -537,6 +621,7 @@ class Sight(threading.Thread):
         while not self.stopping.is_set():
             self._native(0)
             good = stream.grab()
+            self._back()
             now = now_ms()
             if not good:
                 return self._ended(stream, frames)
@@ -548,7 +633,6 @@ class Sight(threading.Thread):
                 self._tell(Opened(self.setup.id, now))
                 self._openings.append(now)
             if self._file:
-                self.due = None
                 ahead = clip_began + stream.position() - time.monotonic()
                 if self.stopping.wait(min(max(0.0, ahead), SLOWEST)):
                     return None
@@ -615,6 +699,7 @@ class Sight(threading.Thread):
             self._counts["frames_skipped"] += 1
             return True
         self._analysed_at = now
+        self.due = time.monotonic() + ANALYSIS
         try:
             frame = stream.frame()
             told = self.analysis.see(now, frame, self._worker.closed)
@@ -622,6 +707,7 @@ class Sight(threading.Thread):
             self._counts["decode_errors"] += 1
             return False
         finally:
+            self._back()
             self._worker.slots.release()
             self._analysis_ms = now_ms() - now
         self._stream["height"], self._stream["width"] = frame.shape[:2]
@@ -712,11 +798,17 @@ class Worker:
         self._load = 0.0
         self._decoding = start.decoding
         self._sights: dict[str, Sight] = {}
+        self._accounts: dict[tuple[str, int, str], Account] = {}
         self._still: dict[str, Analysis] = {}
         """Cameras in snapshot mode."""
         if start.decoding != "snapshot":
             capture.decode_as(start.decoding)
             threading.Thread(target=self._beat, name="beat", daemon=True).start()
+
+    def account(self, setup: CameraSetup) -> Account:
+        found = self._accounts.setdefault(account(setup.url, setup.username), Account())
+        found.expect(setup)
+        return found
 
     def be_patient(self) -> None:
         if self._decoding != "snapshot":

@@ -12,6 +12,7 @@ import time
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,24 @@ from rich.console import Console
 
 from config.load import load
 from daemon import camera as commands
-from daemon.camera import CameraProblem, camera_of, check_file, in_time, learned_of, teach
+from daemon.camera import (
+    CameraProblem,
+    camera_of,
+    check_file,
+    in_time,
+    learned_of,
+    store_learned,
+    teach,
+)
 from daemon.control import Request, ask
 from daemon.database import FILE_NAME, open_writer
 from daemon.emulate import table_text
 from drivers import aim
 from drivers.capture import decode_jpeg
 from drivers.emulators.camera import PICTURE, EmulatedCamera
-from drivers.picture import shrink
+from drivers.picture import PictureOptions, PictureWatch, shrink
 from drivers.post_view import PostOptions, PostView
+from drivers.video import Post
 
 HALL = """
 [hall]
@@ -267,6 +277,51 @@ def test_a_bad_picture_teaches_nothing(settings, camera, monkeypatch, what):
         teach(Console(file=StringIO()), hall, "cam-1", "", occupied=False)
 
     assert learned_of(hall, "cam-1") == {}
+
+
+def test_a_camera_that_looks_elsewhere_for_good_is_learned_anew(settings, camera, monkeypatch):
+    hall, out = load(settings), StringIO()
+    watch = PictureWatch(PictureOptions())
+    watch.adopt([shrink(cv2.cvtColor(one, cv2.COLOR_BGR2GRAY)) for one in frames(camera, "away")],
+        "day")  # fmt: skip
+    lessons(camera, monkeypatch, "away")
+    teach(Console(file=out), hall, "cam-1", "", occupied=False)
+    post = learned_of(hall, "cam-1")["post:01"]
+    store_learned(hall, "cam-1", aim.Learned("day", {}, {}, {}, watch.reference()))
+    before = learned_of(hall, "cam-1")["picture"]
+    assert "learned anew" not in out.getvalue()
+    camera.script = [(0, 90_000_000, "moved")]
+    lessons(camera, monkeypatch, "away")
+    with pytest.raises(CameraProblem, match="the picture is bad: "):
+        teach(Console(file=out), hall, "cam-1", "", occupied=True)
+
+    said = teach(Console(file=out), hall, "cam-1", "", occupied=False)
+
+    assert said == ()
+    assert "learned anew: cam-1 画面 the picture" in out.getvalue()
+    kept = learned_of(hall, "cam-1")
+    assert kept["picture"] != before
+    assert kept["post:01"] != post
+    fresh = PictureWatch(PictureOptions(), kept["picture"])
+    for n, one in enumerate(frames(camera, "away")):
+        state = fresh.see(2000 * n, shrink(cv2.cvtColor(one, cv2.COLOR_BGR2GRAY)))
+        assert (state.faults, state.suspected) == ((), ())
+
+
+def test_all_posts_of_a_camera_that_looks_elsewhere_are_learned_at_once(settings, camera):
+    posts = tuple(
+        Post(window, load(settings).devices[0].options.posts[0].region) for window in ("01", "02")
+    )
+    options = replace(load(settings).devices[0].options, posts=posts)
+    watch = PictureWatch(PictureOptions())
+    watch.adopt(
+        [shrink(cv2.cvtColor(one, cv2.COLOR_BGR2GRAY)) for one in frames(camera, "away")], "day"
+    )
+    camera.script = [(0, 90_000_000, "moved")]
+    pictures = frames(camera, "away")
+
+    with pytest.raises(ValueError, match="learn all its posts at once"):
+        aim.taught(options, {"picture": watch.reference()}, ("01",), False, pictures, 30.0)
 
 
 def test_a_mark_that_is_no_base64_is_passed_over(settings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
@@ -297,5 +298,27 @@ def test_a_real_terminal_that_loses_its_cable_delivers_what_it_recorded_meanwhil
         assert [(at - START) // MINUTE for at, _ in punches] == [45, 55]
         assert ['"live":true' in body for _, body in punches] == [True, False]
         assert hallway.links("east") == [True, False, True]
+
+    tell(story)
+
+
+def test_a_defect_is_told_without_its_text(tell, capsys):
+    """It may hold a password."""
+
+    async def broken(_context: Any, _name: str) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(secret())
+
+    async def secret() -> None:
+        "管理员:r:top-secret".encode("latin-1")
+
+    async def story(hallway: Hallway) -> None:
+        await hallway.supervisor.apply([device("bad", broken)], ZONE)
+        await hallway.minutes(1)
+
+        told = hallway.supervisor.contacts.notes["bad"]["last_error"]
+        assert "UnicodeEncodeError at test_supervisor.py" in told
+        output = capsys.readouterr()
+        assert "top-secret" not in told + output.out + output.err
 
     tell(story)

@@ -809,3 +809,23 @@ def test_links() -> None:
     assert alone.link() == ("192.0.2.1", 80)
     assert HikvisionOptions("192.0.2.1", "/p", scheme="https").link() == ("192.0.2.1", 443)
     assert posting.link() == ("127.0.0.1", 8090)
+
+
+@pytest.mark.parametrize("realm", ["摄像头", "Caméra"])
+@pytest.mark.parametrize("user", ["admin", "管理员"])
+def test_realms_and_users_of_any_signs_are_hashed_as_the_bytes_they_are(
+    realm: str, user: str
+) -> None:
+    """And no error ever holds the password."""
+    asked = f'Digest realm="{realm}", nonce="n1"'.encode().decode("latin-1")
+    challenge = challenge_of([asked])
+    assert challenge is not None
+
+    header = digest_answer(challenge, user, "密码", "GET", "/p", 1, "c").encode("latin-1")
+
+    secret = md5(f"{user}:{realm}:密码".encode()).hexdigest()
+    expected = md5(f"{secret}:n1:{md5(b'GET:/p').hexdigest()}".encode()).hexdigest()
+    assert response_of(header.decode()) == expected
+    assert f'username="{user}", realm="{realm}"'.encode() in header
+    decoded = digest_answer(Challenge(realm, "n1"), user, "密码", "GET", "/p", 1, "c")
+    assert realm == "Caméra" or response_of(decoded) == expected

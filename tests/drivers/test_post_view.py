@@ -52,6 +52,11 @@ def frame(seed: int, second: float, what: dict[str, Any], posts: int = 1) -> Gre
     return drawn(seed, second % 90, frozenset(what.items()), posts)
 
 
+def infrared(small: Grey) -> Grey:
+    """In infrared, dark cloth and paint are bright."""
+    return 255 - small
+
+
 EMPTY = {"seated": False}
 THERE = {"seated": True}
 
@@ -85,6 +90,7 @@ class Film:
         *,
         step: float = 2.0,
         health: Health | Callable[[float], Health] = FINE,
+        seen: Callable[[Grey], Grey] = np.asarray,
         **given_too: Any,
     ) -> list[Told]:
         """What was told anew in ``[begin, end)``."""
@@ -93,7 +99,7 @@ class Film:
         while second < end:
             what = plan(second) if callable(plan) else plan
             fit = health if isinstance(health, Health) else health(second)
-            small = frame(self.seed, second, what, self.posts)
+            small = seen(frame(self.seed, second, what, self.posts))
             seat = self.view.see(round(second * 1000), small, fit, **given_too)
             assert seat.state in SEAT_STATES
             assert seat.since <= second * 1000
@@ -353,14 +359,161 @@ def test_night_has_a_reference_of_its_own() -> None:
     night = Health(bucket="night")
     film.run(0, 100, EMPTY)
 
-    told = film.run(100, 200, {"seated": False, "infrared": True}, health=night)
+    told = film.run(100, 200, EMPTY, health=night, seen=infrared)
     assert states(told) == ["learning"]
-    view.learn_empty([frame(1, 4 * n, EMPTY | {"infrared": True}) for n in range(15)], "night")
-    told = film.run(200, 260, {"seated": False, "infrared": True}, health=night)
+    assert film.seat.looks == ""
+    view.learn_empty([infrared(frame(1, 4 * n, EMPTY)) for n in range(15)], "night")
+    told = film.run(200, 260, EMPTY, health=night, seen=infrared)
     assert states(told) == ["unknown", "empty"]
-    told = film.run(260, 300, {"seated": True, "infrared": True}, health=night)
+    told = film.run(260, 300, THERE, health=night, seen=infrared)
     assert states(told) == ["occupied"]
     assert states(film.run(300, 340, EMPTY)) == ["empty"]
+
+
+def test_where_dimmed_light_is_not_known_yet_the_day_s_reference_does() -> None:
+    film = Film(commissioned(seed=7), seed=7)
+    dim, night = {"light": 0.36}, Health(bucket="night")
+    film.run(0, 100, THERE)
+
+    assert film.run(100, 200, THERE | dim, health=night) == []
+    assert states(film.run(200, 260, EMPTY | dim, health=night)) == ["empty"]
+    assert states(film.run(260, 300, THERE | dim, health=night)) == ["occupied"]
+    # The evening itself is not known by that.
+    assert list(film.view.learned) == ["day"]
+
+
+def test_a_light_that_was_borrowed_for_is_learned_when_the_hall_is_closed() -> None:
+    film = Film(commissioned())
+    before = film.view.learned["day"].copy()
+    dim, night = EMPTY | {"light": 0.36}, Health(bucket="night")
+
+    film.run(0, 420, dim, health=night, closed=True)
+
+    assert sorted(film.view.learned) == ["day", "night"]
+    assert np.array_equal(film.view.learned["day"], before)
+    assert film.view.learned["night"].mean() < 0.6 * before.mean()
+
+
+def test_a_coat_in_borrowed_light_is_not_learned_as_the_empty_post() -> None:
+    film = Film(commissioned())
+
+    film.run(
+        0, 420, {"seated": False, "coat": True, "light": 0.36}, health=Health(bucket="night"),
+        closed=True,
+    )  # fmt: skip
+
+    assert list(film.view.learned) == ["day"]
+
+
+@pytest.mark.parametrize("light", [0.35, 0.25])
+@pytest.mark.parametrize("seed", [1, 3, 6])
+def test_a_post_learned_in_dim_light_sees_who_comes_and_goes(seed: int, light: float) -> None:
+    view = PostView(PostOptions(scene(seed).region), settling=0)
+    dim = {"light": light}
+    view.learn_empty([frame(seed, 4 * n, EMPTY | dim) for n in range(15)], "day")
+    film = Film(view, seed)
+
+    told = film.run(0, 160, lambda t: {"seated": 40 <= t < 100} | dim)
+
+    assert states(told) == ["unknown", "empty", "occupied", "empty"]
+    assert 40 <= told[2].since <= 44
+    assert 98 <= told[3].since <= 102
+
+
+def test_what_one_picture_shows_is_told_beside_what_has_lasted() -> None:
+    film = Film(commissioned())
+    film.run(0, 100, EMPTY)
+    assert (film.seat.state, film.seat.looks) == ("empty", "empty")
+    film.run(100, 102, THERE)
+    assert (film.seat.state, film.seat.looks) == ("empty", "occupied")
+    film.run(102, 140, THERE)
+    film.run(140, 142, EMPTY)
+    assert (film.seat.state, film.seat.looks) == ("occupied", "empty")
+    film.run(142, 144, EMPTY, health=Health(held=True))
+    assert film.seat.looks == ""
+    film.run(144, 146, EMPTY, health=Health(faults=("covered",)))
+    assert film.seat.looks == ""
+
+
+def with_clock(small: Grey, second: float) -> Grey:
+    """The recorder's clock, right over the middle of the region of seed 3."""
+    left, top, right, bottom = clock_box()
+    picture = small.copy()
+    face = np.random.default_rng(round(second)).integers(0, 2, (bottom - top, right - left))
+    picture[top:bottom, left:right] = face * 240
+    return picture
+
+
+def clock_box() -> tuple[int, int, int, int]:
+    corners = np.array(scene(3).region) * (320, 180)
+    left, top = (int(v) for v in corners.mean(axis=0))
+    return left - 12, top - 8, left + 12, top
+
+
+def test_a_clock_over_the_region_is_no_motion_where_it_is_masked() -> None:
+    left, top, right, bottom = clock_box()
+    mask = (left / 320, top / 180, right / 320, bottom / 180)
+    learned = []
+    for masks in ((mask,), ()):
+        film = Film(PostView(PostOptions(scene(3).region, masks=masks)), 3)
+        for t in range(0, 420, 2):
+            small = with_clock(frame(3, t, EMPTY), t)
+            film.view.see(t * 1000, small, FINE, closed=True)
+        learned.append(list(film.view.learned))
+
+    # Without the mask it is never quiet.
+    assert learned == [["day"], []]
+
+
+def test_a_mask_outside_the_region_is_no_part_of_the_light() -> None:
+    """Half of the surroundings is a board that is switched on."""
+    board = (0.0, 0.0, 0.5, 1.0)
+    region = ((0.55, 0.3), (0.8, 0.3), (0.8, 0.8), (0.55, 0.8))
+    rng = np.random.default_rng(0)
+    rough = rng.integers(40, 200, (18, 32), dtype=np.uint8)
+    hall = np.asarray(cv2.resize(rough, (320, 180), interpolation=cv2.INTER_CUBIC), np.uint8)
+    lit = hall.copy()
+    lit[:, :160] = 255
+    scores = []
+    for masks in ((board,), ()):
+        view = PostView(PostOptions(region, masks=masks), settling=0)
+        view.learn_empty([hall] * 5, "day")
+        scores.append([view.see(2000 * n, lit, FINE).score for n in range(3)][-1])
+
+    assert scores[0] == 0
+    assert scores[1] is not None
+    assert scores[1] > 0
+
+
+def test_a_mask_stays_where_it_is_when_the_camera_was_bumped() -> None:
+    left, top, right, bottom = clock_box()
+    mask = (left / 320, top / 180, right / 320, bottom / 180)
+    view = PostView(PostOptions(scene(3).region, masks=(mask,)), settling=0)
+    row, column = (top + bottom) // 2, right - 2
+
+    def weights(shift: tuple[int, int]) -> NDArray[np.float32]:
+        whole = np.zeros((180, 320), np.float32)
+        sample = view._cut(frame(3, 2, EMPTY), shift)
+        assert view._frame is not None
+        whole[view._frame.box] = sample.weights
+        return whole
+
+    straight, bumped = weights((0, 0)), weights((16, 0))
+    assert straight[row, column] == 0 < straight[row, column + 8]
+    # The hall is brought back by 16 pixels; what is written over it was not displaced.
+    assert bumped[row, column - 16] == 0 < bumped[row, column]
+
+
+def test_irregular_key_frames_are_no_row_of_gaps() -> None:
+    film = Film(commissioned())
+    pauses = np.random.default_rng(1).choice((4, 4, 4, 4, 6, 14, 18), 120)
+
+    second = 0
+    for pause in pauses:
+        film.run(second, second + 1, THERE)
+        second += int(pause)
+
+    assert states(film.told) == ["unknown", "occupied"]
 
 
 # -- the picture's health ---------------------------------------------------------------------
@@ -432,7 +585,7 @@ def test_a_region_shifted_out_of_the_picture_is_unknown() -> None:
     film.run(0, 100, EMPTY, health=Health(faults=("moved",), roi_shift=(200.0, 0.0)))
 
     assert film.seat.state == "unknown"
-    assert film.seat.reason == "the region lies outside the picture"
+    assert film.seat.reason == "the region lies outside the picture, or under masks"
 
 
 # -- starts and gaps --------------------------------------------------------------------------

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import cv2
+import httpx
 import numpy as np
 import pytest
 from hypothesis import given
@@ -24,6 +29,7 @@ from drivers.detector import DetectorProblem
 from drivers.emulators.scene import Scene
 from drivers.picture import PictureOptions, PictureState, PictureWatch, shrink
 from drivers.post_view import PostOptions, PostView, SeatState
+from drivers.rtsp_probe import Found
 from drivers.video import Post, VideoOptions, decode, substream
 from drivers.video_lines import (
     CameraSetup,
@@ -75,6 +81,11 @@ def test_the_windows_of_the_posts_are_told() -> None:
     [
         ({"url": "rtsp://admin:top-secret@10.1.2.3/x"}, "url holds a password"),
         ({"url": "http://10.1.2.3/s.jpg?user=a&password=top-secret"}, "url holds a password"),
+        ({"url": "rtsp://10.1.2.3/user=a_password=top-secret_channel=1"}, "url holds a password"),
+        ({"url": "rtsp://10.1.2.3/user=a&pass%77ord=top-secret"}, "url holds a password"),
+        ({"url": "http://10.1.2.3/s.jpg?auth=top-secret"}, "url holds a password"),
+        ({"url": "http://10.1.2.3/s.jpg?u=a&pass=top-secret"}, "url holds a password"),
+        ({"url": "http://10.1.2.3/s.jpg?access_token=top-secret"}, "url holds a password"),
         ({"url": "ftp://10.1.2.3/x"}, "expected rtsp, rtsps, http or https"),
         ({"url": "rtsp://10.1.2.3:99999/x"}, "expected scheme://host:port/path"),
         ({"url": "rtsp:///x"}, "expected scheme://host:port/path"),
@@ -512,3 +523,317 @@ def test_what_a_file_that_is_no_clip_gives_is_no_picture(tmp_path: Path) -> None
 def test_a_driver_declares_what_is_asked_of_it() -> None:
     assert video.DRIVER.attendance is False
     assert video.DRIVER.options is VideoOptions
+
+
+# The daemon's side, without a worker ---------------------------------------------------------
+
+
+class Desk:
+    """A context of which is kept what was told."""
+
+    zone = SHANGHAI
+    windows = frozenset({"w1"})
+    closed = snapshots = False
+
+    def __init__(self) -> None:
+        self.at = 1_700_000_000_000
+        self.told: list[Reading] = []
+        self.notes: dict[str, Any] = {}
+        self.contacts = 0
+        self.marks: dict[Any, str] = {}
+
+    def now(self) -> int:
+        return self.at
+
+    def note(self, device: str, **facts: Any) -> None:
+        self.notes.setdefault(device, {}).update(facts)
+
+    def lost(self, device: str, reason: str) -> None:
+        self.note(device, lost=reason)
+
+    def contact(self, device: str) -> None:  # noqa: ARG002
+        self.contacts += 1
+
+    def mark(self, device: str, name: str) -> str | None:
+        return self.marks.get((device, name))
+
+    async def emit(self, readings: Any, marks: Any = None) -> int:
+        self.told += readings
+        self.marks.update(marks or {})
+        return len(readings)
+
+    async def sleep(self, seconds: float) -> None:
+        raise AssertionError(seconds)
+
+
+@dataclass(frozen=True)
+class Spec:
+    id: str
+    options: VideoOptions
+    window: str = ""
+
+
+class Remembering:
+    """A worker of which is kept what it was told to begin."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+
+    async def begin(self, camera: video.Camera) -> None:
+        self.begun.append(camera.id)
+
+    async def renew(self, camera: video.Camera) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+def driver(desk: Desk, *specs: Spec) -> video.Video:
+    made = video.Video(specs or [Spec("c1", VideoOptions(URL, posts=(Post("w1", SQUARE),)))])
+    made._context = desk  # type: ignore[assignment]
+    made._workers = {"keyframes": Remembering(), "full": Remembering()}
+    return made
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"kind":"lost","camera":"c1","cause":"auth","at":1,"wait":1e308,"refusals":2}',
+        b'{"kind":"lost","camera":"c1","cause":"auth","at":9223372036854775807,"refusals":'
+        b'9223372036854775807,"status":9223372036854775807}',
+        b'{"kind":"facts","camera":"c1","facts":{"self":1,"device":2,"good":3}}',
+        b'{"kind":"opened","camera":"c1","at":9223372036854775807}',
+        b'{"kind":"beat","seen":{"c1":9223372036854775807}}',
+    ],
+)
+def test_no_line_of_a_worker_ends_the_driver_or_stops_the_clock(raw: bytes) -> None:
+    async def test() -> None:
+        desk = Desk()
+        made = driver(desk)
+        await made.hear_raw(raw, "keyframes", 5)
+        before = desk.contacts
+        await made.hear_raw(b'{"kind":"beat","seen":{"c1":6}}', "keyframes", 6)
+        assert desk.contacts == before + 1
+        told = desk.notes["c1"]
+        assert told.get("next_try_s", 0) <= 1800
+        assert not {"self", "device"} & told.keys()
+
+    asyncio.run(test())
+
+
+def test_what_is_told_of_the_worker_stands_with_its_cameras() -> None:
+    async def test() -> None:
+        desk = Desk()
+        await driver(desk).hear(video_lines.Beat({}, {}, 0.5), "keyframes", 1)
+        expected = {"video_load": 0.5, "cameras_stuck": 0, "worker_restarts": 0}
+        assert desk.notes == {"c1": expected}
+
+    asyncio.run(test())
+
+
+def test_a_camera_whose_thread_was_late_and_tells_nothing_is_begun_anew() -> None:
+    async def test() -> None:
+        desk = Desk()
+        made = driver(desk)
+        await made.hear(SeatTold("c1", "w1", 500, "occupied"), "keyframes", 1000)
+        await made.hear(video_lines.Beat({"c1": 900}, {"c1": 30.0}), "keyframes", 1000)
+        assert [one.body.state for one in desk.told] == ["occupied", "unknown"]  # type: ignore[union-attr]
+        worker = made._workers["keyframes"]
+        assert isinstance(worker, Remembering)
+        async with asyncio.TaskGroup() as made._tasks:
+            for at in range(2000, 62_000, 1000):
+                await made.hear(video_lines.Beat({"c1": at}), "keyframes", at)
+        assert worker.begun == ["c1"]
+
+    asyncio.run(test())
+
+
+def test_a_wall_clock_that_was_set_back_is_followed() -> None:
+    async def test() -> None:
+        desk = Desk()
+        made = driver(desk)
+        await made.hear(SeatTold("c1", "w1", 1000, "occupied"), "keyframes", 1000)
+        desk.at -= 3 * 3_600_000
+        await made.hear(SeatTold("c1", "w1", 1000, "empty"), "keyframes", 1000)
+        assert desk.told[-1].at == desk.at
+
+    asyncio.run(test())
+
+
+def test_a_refused_login_is_left_alone_by_all_cameras_of_the_device() -> None:
+    """Also after a restart, and by those of another worker; a forbidden channel only by itself."""
+    channel = "rtsp://10.1.2.3:554/ch"
+    specs = [
+        Spec("k", VideoOptions(channel + "1", username="viewer")),
+        Spec("f", VideoOptions(channel + "2", mode="full", username="viewer")),
+        Spec("other", VideoOptions("rtsp://10.1.2.4/ch1", mode="full", username="viewer")),
+    ]
+
+    async def lost(status: int) -> tuple[Desk, video.Video]:
+        desk = Desk()
+        made = driver(desk, *specs)
+        async with asyncio.TaskGroup() as made._tasks:
+            told = video_lines.LostSight("k", "auth", 1, 1800, status, 2)
+            await made.hear(told, "keyframes", 1)
+        return desk, made
+
+    async def test() -> None:
+        desk, _ = await lost(403)
+        assert {name for name, _ in desk.marks} == {"k"}
+        desk, made = await lost(401)
+        assert {name for name, _ in desk.marks} == {"k", "f"}
+        assert made._workers["full"].begun == ["f"]  # type: ignore[attr-defined]
+        assert all("10.1.2.3" not in mark for mark in desk.marks.values())
+        del desk.marks["f", "refused"]
+        again = driver(desk, *specs)
+        again._keep_out()
+        kept = {one.id for one in again._cameras.values() if one.keep_out}
+        assert kept == {"k", "f"}
+
+    asyncio.run(test())
+
+
+def test_a_worker_that_does_not_read_is_dead_and_its_process_is_ended() -> None:
+    """Whoever told it something is not."""
+
+    async def test() -> None:
+        made = driver(Desk())
+        worker = video.MovingWorker("keyframes", made._context, made)
+        worker._patience = 0.2
+        worker._process = process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", "import time; time.sleep(60)", stdin=-1, stdout=-1
+        )
+        big = video_lines.References("c1", bytes(400_000))
+        with pytest.raises(video.WorkerDied, match=r"nothing was read for 0\.2 s"):
+            await worker._send(big)
+        await video._begin(worker, made._cameras["c1"])
+        worker._patience = 60
+        await worker.close()
+        assert process.returncode == -9
+
+    video_stopping, video.STOPPING = video.STOPPING, 0.2
+    try:
+        asyncio.run(test())
+    finally:
+        video.STOPPING = video_stopping
+
+
+# Accounts ------------------------------------------------------------------------------------
+
+
+def test_one_camera_tries_a_password_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video_worker, "pause", lambda *_: 0.2)
+    tries: list[int] = []
+    found: list[Found] = []
+
+    def refused() -> Found:
+        tries.append(1)
+        time.sleep(0.05)
+        return Found("auth", 401)
+
+    known = video_worker.Account()
+    known.expect(setup(password="wrong"))
+    threads = [threading.Thread(target=lambda: found.append(known.ask(refused))) for _ in range(8)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+
+    assert found == [Found("auth", 401)] * 8
+    assert (len(tries), known.refusals) == (1, 1)
+    known.expect(setup(password="wrong"))
+    assert known.left
+    known.expect(setup(password="right"))
+    assert (known.left, known.refusals) == (0, 0)
+    assert known.ask(lambda: Found(None, 200)) == Found(None, 200)
+
+
+def test_one_camera_in_snapshot_mode_tries_a_password_for_all() -> None:
+    now, tries = 1000, 0
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        nonlocal tries
+        tries += "authorization" in request.headers
+        await asyncio.sleep(0.01)
+        return httpx.Response(401, headers={"www-authenticate": 'Digest realm="r", nonce="n"'})
+
+    async def test() -> None:
+        nonlocal now
+        known = video.Account(lambda: now)
+        known.expect("wrong", 0)
+
+        async def look() -> tuple[str, int]:
+            login = video.SharedLogin("viewer", "wrong", known)
+            async with httpx.AsyncClient(
+                transport=httpx.MockTransport(answer), auth=login
+            ) as client:
+                with pytest.raises(video.NoPicture) as failed:
+                    await video._fetch(client, "http://c/p")
+                return failed.value.cause, failed.value.status
+
+        for expected in (1, 2, 2):
+            assert await asyncio.gather(*(look() for _ in range(4))) == [("auth", 401)] * 4
+            assert (tries, known.refusals) == (expected, expected)
+            now += 1000
+        assert known.left == 1798
+
+    asyncio.run(test())
+
+
+def test_a_channel_that_is_forbidden_is_no_wrong_password() -> None:
+    known = video_worker.Account()
+
+    assert known.ask(lambda: Found("auth", 403)) == Found("auth", 403)
+    assert (known.left, known.refusals) == (0, 0)
+
+
+# Evidence ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("score", "shift", "region"),
+    [
+        (0.1, (0, 0), SQUARE),
+        (0.1, (32, -18), ((0.3, 0.1), (0.7, 0.1), (0.7, 0.7), (0.3, 0.7))),
+        (0.3, (0, 0), None),
+        (None, (0, 0), None),
+        (0.1, None, None),
+    ],
+)
+def test_only_a_post_that_is_clearly_empty_is_shown_and_where_it_lies(
+    score: float | None, shift: tuple[int, int] | None, region: Any
+) -> None:
+    post = video_worker.Post(PostSetup("w1", SQUARE))
+    picture = PictureState(True, (), 0, None, shift, False, "day", {}, ())
+    seat = SeatState("empty", 0, score=score)
+
+    found = video_worker._region(post, seat, picture, np.zeros((180, 320), np.uint8))
+
+    assert (found is None) == (region is None)
+    for one, expected in zip(found or (), region or (), strict=True):
+        assert one == pytest.approx(expected)
+
+
+def test_of_a_covered_camera_nothing_is_clear_and_of_a_tall_one_no_side_is_longer() -> None:
+    analysis = Analysis(setup(), True, Minds())
+    noise = np.random.default_rng(1).integers(0, 255, (1280, 320), np.uint8)
+
+    covered, black = (analysis._evidence(noise, fault) for fault in ("covered", "black"))
+
+    assert jpeg_size(covered) == jpeg_size(black) == (160, 640)
+    assert decode_jpeg(covered)[:16, :16].std() < 6 < decode_jpeg(black)[:16, :16].std()
+
+
+def test_an_analysis_that_was_late_is_told_anew() -> None:
+    read, write = os.pipe()
+    worker = video_worker.Worker(video_lines.Start("snapshot"), video_worker.Outbox(write))
+    sight = video_worker.Sight(setup(), worker)
+    sight.analysis._fresh = False
+
+    sight.due = time.monotonic() + 60
+    sight._back()
+    assert not sight.analysis._fresh
+    sight.due = time.monotonic() - 1
+    sight._back()
+    told: tuple[bool, float | None] = (sight.analysis._fresh, sight.due)
+    assert told == (True, None)
+    os.close(read)

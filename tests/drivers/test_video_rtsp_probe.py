@@ -333,3 +333,45 @@ def test_http_without_a_user_tries_nothing() -> None:
 
     assert client.get("http://c/p").status_code == 401
     assert [one.headers.get("authorization") for one in asked] == [None]
+
+
+def test_http_answers_a_realm_that_is_not_ascii_with_its_own_bytes() -> None:
+    given: list[bytes] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        told = dict(request.headers.raw).get(b"Authorization")
+        if told is not None:
+            given.append(told)
+            return httpx.Response(200)
+        field = 'Digest realm="摄像头", nonce="n1"'.encode()
+        return httpx.Response(401, headers=[(b"WWW-Authenticate", field)])
+
+    client = httpx.Client(transport=httpx.MockTransport(answer), auth=Login("管理员", "密"))
+
+    assert client.get("http://c/p").status_code == 200
+    assert 'username="管理员", realm="摄像头"'.encode() in given[0]
+
+
+@pytest.mark.parametrize(("right", "expected"), [(True, [200] * 8), (False, [401] * 8)])
+def test_a_nonce_that_ran_out_silently_is_no_refusal(right: bool, expected: list[int]) -> None:
+    """A device whose nonces are good for three requests and which never says stale; of a wrong
+    password it sees one answer a request."""
+    uses, nonce = 0, 0
+    answers = 0
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        nonlocal uses, nonce, answers
+        given = request.headers.get("authorization", "")
+        answers += bool(given)
+        if right and f'nonce="n{nonce}"' in given and uses < 3:
+            uses += 1
+            return httpx.Response(200)
+        nonce, uses = nonce + 1, 0
+        return httpx.Response(
+            401, headers={"www-authenticate": f'Digest realm="r", nonce="n{nonce}"'}
+        )
+
+    client = httpx.Client(transport=httpx.MockTransport(answer), auth=Login("a", "b"))
+
+    assert [client.get("http://c/p").status_code for _ in range(8)] == expected
+    assert right or answers == 8

@@ -493,7 +493,7 @@ def test_a_worker_that_dies_or_hangs_makes_posts_unknown_and_no_camera_lost(
             assert any("restarted" in r.body.reason for r in hall.readings if type(r.body) is Seat)
             await until(lambda: seat().state == "occupied")
             assert hall.last("hall", Picture) == Picture()
-            assert hall.notes["video"]["worker_restarts"] == 2
+            assert hall.notes["hall"]["worker_restarts"] == 2
         assert hall.losses == {}
         # Nobody keeps a descriptor or a child.
         assert workers() == []
@@ -564,7 +564,7 @@ def test_what_a_worker_says_is_not_trusted(monkeypatch: pytest.MonkeyPatch, clip
         hall.disk_full = 1
         async with running(hall, Spec("c", options(str(clips / "hall.h264.mp4"), posts=(POST,)))):
             hall.sleep = lambda _: asyncio.sleep(0.01)  # type: ignore[method-assign]
-            await until(lambda: hall.notes.get("video", {}).get("worker_restarts", 0) >= 2)
+            await until(lambda: hall.notes.get("c", {}).get("worker_restarts", 0) >= 2)
 
         seats = [r.body for r in hall.readings if isinstance(r.body, Seat)]
         assert {one.window for one in seats} == {"w1"}
@@ -580,7 +580,7 @@ def test_what_a_worker_says_is_not_trusted(monkeypatch: pytest.MonkeyPatch, clip
         assert hall.notes["c"]["health"] == "ok"
         assert "a b" not in hall.notes["c"]
         assert "stopped sending" in hall.why("c")
-        assert "do not come back" in hall.notes["video"]["last_error"]
+        assert "do not come back" in hall.notes["c"]["worker_error"]
 
     run(test())
 
@@ -598,7 +598,7 @@ def test_a_worker_that_never_gets_ready_is_started_again(
         hall = Hall()
         hall.sleep = lambda _: asyncio.sleep(0.01)  # type: ignore[method-assign]
         async with running(hall, Spec("c", options(str(clips / "hall.h264.mp4")))):
-            await until(lambda: hall.notes.get("video", {}).get("worker_restarts", 0) >= 2)
+            await until(lambda: hall.notes.get("c", {}).get("worker_restarts", 0) >= 2)
             assert hall.losses == {}
             await until(lambda: "the video worker does not run" in hall.why("c"))
         assert workers() == []

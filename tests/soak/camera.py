@@ -507,7 +507,7 @@ async def whole_day(hours: float, seed: int, show: Callable[[str], None]) -> boo
         for name, value in vars(found).items():
             print(f"  {name:<20} {value if not isinstance(value, float) else round(value, 1)}")
     first, last = samples.get(2, min(samples.values())), samples[max(samples)]
-    restarts = hall.notes.get("video", {}).get("worker_restarts", 0)
+    restarts = max(note.get("worker_restarts", 0) for note in hall.notes.values())
     print(f"worker in hour 2 {first}, at the end {last}; restarts {restarts}")
     print(f"evidence pictures {hall.pictures}, readings {len(hall.readings)}")
     steady = last.threads <= first.threads and last.descriptors <= first.descriptors
@@ -634,7 +634,7 @@ async def kill_often(kills: int, seed: int, folder: Path, show: Callable[[str], 
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-    restarts = hall.notes["video"]["worker_restarts"]
+    restarts = max(note.get("worker_restarts", 0) for note in hall.notes.values())
     lost = [f"{device} was said to be lost: {reason}" for _, device, reason in hall.losses]
     false = {
         f"{reading.device}: {reading.body}"
