@@ -1,11 +1,11 @@
-"""A daemon in small for the drivers that listen: a journal that knows repeats, marks, orders, and a
+"""A daemon in small for drivers: a journal that knows repeats, marks, orders, and a
 clock that is moved by hand."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -62,6 +62,9 @@ class SmallHall:
     def true_time(self) -> datetime:
         return datetime.fromtimestamp(self.time / 1000, ZONE)
 
+    def wall(self) -> datetime:
+        return self.true_time().replace(tzinfo=None)
+
     async def sleep(self, seconds: float) -> None:
         woken = asyncio.get_running_loop().create_future()
         self._sleepers.append((self.time + int(seconds * 1000), next(self._number), woken))
@@ -74,9 +77,17 @@ class SmallHall:
             self.time = max(self.time, due[0])
             if not due[2].done():
                 due[2].set_result(None)
-            for _ in range(5):
+            for _ in range(6):
                 await asyncio.sleep(0)
         self.time = until
+
+    async def until(self, condition: Callable[[], object], step: float = 0.0) -> None:
+        """Wait for what the network has still to bring; the clock may go on meanwhile."""
+        async with asyncio.timeout(20):
+            while not condition():
+                if step:
+                    await self.pass_seconds(step)
+                await asyncio.sleep(0.002)
 
     def contact(self, device: str) -> None:
         self.contacts.append(device)

@@ -8,18 +8,17 @@ import json
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
 
 from drivers import hikvision, isapi
-from drivers.base import DeviceLost, DeviceRefused, Order
+from drivers.base import DeviceLost, DeviceRefused
 from drivers.emulators.hikvision import HikRecord, HikTerminal
 from drivers.hikvision import Hikvision, HikvisionOptions
 from rules.model import (
@@ -28,12 +27,10 @@ from rules.model import (
     DeviceInfo,
     LogComplete,
     Punch,
-    Reading,
     Unreadable,
-    reading_id,
 )
+from tests.drivers.small_hall import ZONE, SmallHall
 
-ZONE = ZoneInfo("Asia/Shanghai")
 NINE = int(datetime(2025, 3, 14, 9, 0, 0, tzinfo=ZONE).timestamp()) * 1000
 MORNING = datetime(2025, 3, 14, 8, 0, 0)  # noqa: DTZ001
 SERIAL = "DS-K1T342MFWX20250101V030305ENG12345678"
@@ -46,85 +43,9 @@ class Spec:
     window: str = ""
 
 
-class Hall:
-    """A daemon in small: a journal that knows repeats, marks, and a clock that is moved by hand."""
-
-    zone = ZONE
-
+class Hall(SmallHall):
     def __init__(self) -> None:
-        self.readings: list[Reading] = []
-        self.told: set[bytes] = set()
-        self.marks: dict[tuple[str, str], str] = {}
-        self.notes: dict[str, dict[str, Any]] = {}
-        self.contacts: list[str] = []
-        self.losses: list[tuple[str, str]] = []
-        self.disk_full = False
-        self.stuck: asyncio.Event | None = None
-        self._now = NINE
-        self._number = itertools.count()
-        self._sleepers: list[tuple[int, int, asyncio.Future[None]]] = []
-
-    async def emit(
-        self, readings: Sequence[Reading], marks: Mapping[tuple[str, str], str] | None = None
-    ) -> int:
-        if self.stuck is not None:
-            await self.stuck.wait()
-        if self.disk_full:
-            raise OSError("no space left")
-        new = [reading for reading in readings if reading_id(reading) not in self.told]
-        self.told |= {reading_id(reading) for reading in new}
-        self.readings += new
-        self.marks |= dict(marks or {})
-        return len(new)
-
-    def mark(self, device: str, name: str) -> str | None:
-        return self.marks.get((device, name))
-
-    def now(self) -> int:
-        return self._now
-
-    def wall(self) -> datetime:
-        return datetime.fromtimestamp(self._now / 1000, ZONE).replace(tzinfo=None)
-
-    async def sleep(self, seconds: float) -> None:
-        woken = asyncio.get_running_loop().create_future()
-        self._sleepers.append((self._now + int(seconds * 1000), next(self._number), woken))
-        await woken
-
-    async def order(self) -> tuple[str, Order]:
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    def contact(self, device: str) -> None:
-        self.contacts.append(device)
-
-    def lost(self, device: str, reason: str) -> None:
-        self.losses.append((device, reason))
-
-    def note(self, device: str, **facts: Any) -> None:
-        self.notes.setdefault(device, {}).update(facts)
-
-    async def pass_seconds(self, seconds: float) -> None:
-        until = self._now + int(seconds * 1000)
-        while due := min((s for s in self._sleepers if s[0] <= until), default=None):
-            self._sleepers.remove(due)
-            self._now = max(self._now, due[0])
-            if not due[2].done():
-                due[2].set_result(None)
-            for _ in range(5):
-                await asyncio.sleep(0)
-        self._now = until
-
-    async def until(self, condition: Callable[[], object], step: float = 0.0) -> None:
-        """Wait for what the network has still to bring; the clock may go on meanwhile."""
-        async with asyncio.timeout(20):
-            while not condition():
-                if step:
-                    await self.pass_seconds(step)
-                await asyncio.sleep(0.002)
-
-    def bodies(self, kind: type) -> list[Any]:
-        return [reading.body for reading in self.readings if type(reading.body) is kind]
+        super().__init__(NINE)
 
     def people(self) -> list[str]:
         return [punch.person for punch in self.bodies(Punch)]
@@ -300,7 +221,7 @@ def test_after_a_restart_only_what_is_new_is_asked_for(secret: Path) -> None:
         assert [one["beginSerialNo"] for one in stage.terminal.searches] == [40]
         assert stage.terminal.searches[0]["startTime"] == "1970-01-01T08:00:00+08:00"
 
-    hall._now += 60_000
+    hall.time += 60_000
     play(story, secret, hall, records=log_of(43))
 
     assert [one.person for one in hall.bodies(Punch)] == [str(9001 + n) for n in range(43)]

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from drivers import isapi, recorder
-from drivers.base import DeviceLost, DeviceRefused, Order
+from drivers.base import DeviceLost, DeviceRefused
 from drivers.emulators.recorder import EmulatedRecorder
 from drivers.isapi import Multipart, document
 from drivers.recorder import (
@@ -49,10 +47,9 @@ from rules.model import (
     Recorded,
     Seat,
     Unreadable,
-    reading_id,
 )
+from tests.drivers.small_hall import ZONE, SmallHall
 
-ZONE = ZoneInfo("Asia/Shanghai")
 SERIAL = "DS-7616NXI-K20020250101CCRRK12345678WCVU"
 
 
@@ -550,57 +547,17 @@ class Spec:
     window: str = ""
 
 
-class Hall:
-    """A daemon in small: a journal that knows repeats, marks, and a clock that is moved by hand."""
-
-    zone = ZONE
+class Hall(SmallHall):
     windows = ("w07",)
     snapshots = False
 
     def __init__(self) -> None:
-        self.readings: list[Reading] = []
-        self.told: set[bytes] = set()
-        self.marks: dict[tuple[str, str], str] = {}
-        self.notes: dict[str, dict[str, Any]] = {}
+        super().__init__(NINE)
         self.links: dict[str, list[bool]] = {}
         self.reasons: dict[str, str] = {}
-        self.disk_full = False
-        self._now = NINE
-        self._number = itertools.count()
-        self._sleepers: list[tuple[int, int, asyncio.Future[None]]] = []
-
-    async def emit(
-        self, readings: Sequence[Reading], marks: Mapping[tuple[str, str], str] | None = None
-    ) -> int:
-        await asyncio.sleep(0)
-        if self.disk_full:
-            raise OSError("no space left")
-        new = [reading for reading in readings if reading_id(reading) not in self.told]
-        self.told |= {reading_id(reading) for reading in new}
-        self.readings += new
-        self.marks |= dict(marks or {})
-        return len(new)
-
-    def mark(self, device: str, name: str) -> str | None:
-        return self.marks.get((device, name))
 
     def keep_snapshot(self, device: str, at: Instant, subject: str, jpeg: bytes) -> str:
         raise AssertionError(f"a picture {subject} of {device} at {at}: {len(jpeg)} bytes")
-
-    def now(self) -> Instant:
-        return self._now
-
-    def wall(self) -> datetime:
-        return datetime.fromtimestamp(self._now / 1000, ZONE).replace(tzinfo=None)
-
-    async def sleep(self, seconds: float) -> None:
-        woken = asyncio.get_running_loop().create_future()
-        self._sleepers.append((self._now + int(seconds * 1000), next(self._number), woken))
-        await woken
-
-    async def order(self) -> tuple[str, Order]:
-        await asyncio.Event().wait()
-        raise AssertionError
 
     def contact(self, device: str) -> None:
         self._link(device, True)
@@ -613,28 +570,6 @@ class Hall:
         links = self.links.setdefault(device, [])
         if links[-1:] != [up]:
             links.append(up)
-
-    def note(self, device: str, **facts: Any) -> None:
-        self.notes.setdefault(device, {}).update(facts)
-
-    async def pass_seconds(self, seconds: float) -> None:
-        until = self._now + int(seconds * 1000)
-        while due := min((s for s in self._sleepers if s[0] <= until), default=None):
-            self._sleepers.remove(due)
-            self._now = max(self._now, due[0])
-            if not due[2].done():
-                due[2].set_result(None)
-            for _ in range(6):
-                await asyncio.sleep(0)
-        self._now = until
-
-    async def until(self, condition: Callable[[], object], step: float = 0.0) -> None:
-        """Wait for what the network has still to bring; the clock may go on meanwhile."""
-        async with asyncio.timeout(20):
-            while not condition():
-                if step:
-                    await self.pass_seconds(step)
-                await asyncio.sleep(0.002)
 
     def bodies(self, kind: type, device: str = "cam1") -> list[Any]:
         return [
@@ -974,7 +909,7 @@ def test_a_full_disk_is_told_once_an_hour(secret: Path) -> None:
             while stage.hall.note_of("other_events") != number + 1:
                 await asyncio.sleep(0.002)
             await stage.hall.pass_seconds(1)
-        stage.hall._now += HOUR
+        stage.hall.time += HOUR
         stage.nvr.event("diskfull", 0)
         await stage.hall.until(lambda: len(stage.hall.bodies(DeviceEvent)) == 2)
 
@@ -1211,7 +1146,7 @@ def test_then_only_what_is_new_is_asked_for(secret: Path) -> None:
 def test_after_a_restart_it_goes_on_from_the_mark(secret: Path) -> None:
     hall = Hall()
     play(settles, secret, hall=hall)
-    hall._now += HOUR
+    hall.time += HOUR
 
     async def story(stage: Stage) -> None:
         await stage.hall.until(lambda: len(stage.hall.bodies(Recorded, "cam2")) == 3)
