@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import date
 
 import msgspec
@@ -131,14 +131,15 @@ class PostGatherer:
         return [person for person in known if person is not None and person.window == window]
 
     def post_day(self, counter: WindowDay, record: WindowRecord) -> PostDay:
-        """The post's date as known at ``counter.as_of``, without the line of those who wait.
-        ``counter`` and ``record`` last until ``over``."""
+        """The post's date as known at ``counter.as_of``, without the line of those who wait, and of
+        a post that nothing watches without people: nobody can be missed there.  ``counter`` and
+        ``record`` last until ``over``."""
         window, work_date, as_of = counter.window.id, counter.work_date, counter.as_of
         segments = self._hours(window, work_date, as_of)
-        people = self._people_of(window, as_of)
         devices = self._sensors.get(window, ())
+        people = self._people_of(window, as_of) if devices else []
         said = self._gatherer.said
-        duties, absent = self._duties(people, counter)
+        duties, absent = self._duties(people, counter) if devices else ((), ())
         return PostDay(
             counter=counter,
             record=record,
@@ -160,24 +161,26 @@ class PostGatherer:
             policy=self._hall.presence,
         )
 
-    def followed(self, counter: WindowDay, record: WindowRecord) -> tuple[PostDay, PostRecord]:
+    def followed(
+        self, counter: WindowDay, record: WindowRecord
+    ) -> tuple[PostDay, PostRecord, WaitsOn]:
         """The post's date with everything that matters to it, and what it comes to."""
         day = self.post_day(counter, record)
         follow = follow_post if day.sensors else unwatched
         post = follow(day)
-        if needs_line(day, post) is not None:
-            day = with_line(day, self._queue_events(counter))
-            post = follow(day)
-        return day, post
+        until = needs_line(day, post)
+        if until is None:
+            return day, post, ()
+        queues = self._queues(counter)
+        day = with_line(day, self._queue_events(counter, queues))
+        return day, follow(day), tuple((queue, until) for queue in queues)
 
     def judge(
         self, counter: WindowDay, record: WindowRecord
     ) -> tuple[PostRecord | None, PostOutcome, WaitsOn]:
         """No record of a post that nothing watches."""
-        day, post = self.followed(counter, record)
+        day, post, waits = self.followed(counter, record)
         outcome = judge_post(day, post, self._hall.rulebook.post_rules(counter.work_date))
-        until = needs_line(day, post)
-        waits = () if until is None else tuple((queue, until) for queue in self._queues(counter))
         return (post if day.sensors else None), outcome, waits
 
     def waiting_on(self, body: QueueEvent, day: int, at: Instant) -> Iterator[tuple[str, str]]:
@@ -330,9 +333,8 @@ class PostGatherer:
             known = self._called[window, day] = tuple(called.items())
         return known
 
-    def _queue_events(self, counter: WindowDay) -> Iterator[SeenEvent]:
-        """Everything told on the date of the queues that the window serves."""
-        queues = self._queues(counter)
+    def _queue_events(self, counter: WindowDay, queues: Collection[str]) -> Iterator[SeenEvent]:
+        """Everything told on the date of these queues."""
         if not queues:
             return
         for at, received_at, device, id_, told in self._execute(

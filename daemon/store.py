@@ -655,15 +655,16 @@ class Store:
             self._execute("DELETE FROM post_day WHERE work_date = ? AND window = ?", (day, window))
         alerts = self._stored_alerts("post", day, window)
         self._alerts("post", alerts, day, outcome.alerts, as_of, "facts_changed")
-        violations = {
-            id_: (old, state, revision)
-            for id_, old, state, revision in self._execute(
-                "SELECT id, body, state, revision FROM violation"
-                " WHERE work_date = ? AND window = ? AND window <> ''",
-                (day, window),
-            )
-        }
-        self._violations(violations, outcome.violations, as_of, "facts_changed", window)
+        if post is not None or row is not None or outcome.violations:
+            violations = {
+                id_: (old, state, revision)
+                for id_, old, state, revision in self._execute(
+                    "SELECT id, body, state, revision FROM violation"
+                    " WHERE work_date = ? AND window = ? AND window <> ''",
+                    (day, window),
+                )
+            }
+            self._violations(violations, outcome.violations, as_of, "facts_changed", window)
         self._execute("DELETE FROM waits_on WHERE work_date = ? AND window = ?", (day, window))
         self._executemany(
             "INSERT INTO waits_on VALUES (?, ?, ?, ?)",
