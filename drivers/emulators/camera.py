@@ -20,10 +20,11 @@ import re
 from base64 import b64encode
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from hashlib import md5
 from itertools import count
 from typing import TYPE_CHECKING, Any
+
+from drivers.emulators.http_peer import HttpPeer, read_request
 
 if TYPE_CHECKING:
     from drivers.emulators.scene import Scene
@@ -56,7 +57,7 @@ _REASONS = {200: "OK", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found",
             405: "Method Not Allowed", 503: "Service Unavailable"}  # fmt: skip
 
 
-class EmulatedCamera:
+class EmulatedCamera(HttpPeer):
     """One camera.  ``clock`` gives milliseconds; the recorder's text shows them as time of day.
 
     ``script``: what is in the picture when; outside its spells it is ``usual``.  Of two spells at
@@ -76,6 +77,7 @@ class EmulatedCamera:
         seed: int = 0,
     ) -> None:
         """``login``: ``digest``, ``basic`` or nothing.  A slow camera waits by ``sleep``."""
+        super().__init__(head_limit=_HEAD_LIMIT)
         self._clock = clock
         self.script = list(script)
         self.usual = usual
@@ -85,11 +87,8 @@ class EmulatedCamera:
         self._seed = seed
         self._scene: Scene | None = None
         self._drawn: tuple[tuple[int, str], bytes] | None = None
-        self._server: asyncio.Server | None = None
-        self._handlers: set[asyncio.Task[None]] = set()
         self._nonces: set[str] = set()
         self._number = count(1)
-        self.port = 0
 
         # faults
         self.status = 200
@@ -108,18 +107,6 @@ class EmulatedCamera:
         self.pictures = 0
         self.wrong = 0
         """Requests with a wrong password."""
-
-    async def start(self, host: str = "127.0.0.1", port: int = 0) -> int:
-        self._server = await asyncio.start_server(self._serve, host, port, limit=_HEAD_LIMIT)
-        self.port = int(self._server.sockets[0].getsockname()[1])
-        return self.port
-
-    async def stop(self) -> None:
-        if self._server is not None:
-            self._server.close()
-        for task in list(self._handlers):
-            task.cancel()
-        await asyncio.gather(*self._handlers, return_exceptions=True)
 
     # -- the picture
 
@@ -158,35 +145,15 @@ class EmulatedCamera:
 
     # -- HTTP
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._handlers.add(task)
-        try:
-            # ``stop`` cancels what waits.
-            with suppress(
-                OSError,
-                asyncio.IncompleteReadError,
-                asyncio.LimitOverrunError,
-                asyncio.CancelledError,
-            ):
-                while await self._answer(reader, writer):
-                    pass
-        finally:
-            self._handlers.discard(task)
-            writer.close()
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """One request; whether there may be another."""
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        method, target, _ = f"{head.splitlines()[0]}  ".split(" ", 2)
+    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        method, target, fields, _ = await read_request(reader)
         self.requests.append(f"{method} {target}")
         if self.silent:
             await asyncio.Event().wait()
         status = self.status
         if method != "GET":
             status = 405
-        elif status == 200 and not self._known(head, target):
+        elif status == 200 and not self._known(fields.get("authorization", ""), target):
             status = 401
         body, kind = b"", "text/html"
         if status == 200:
@@ -215,8 +182,8 @@ class EmulatedCamera:
         self._nonces.add(nonce)
         return f'WWW-Authenticate: Digest realm="{self.realm}", qop="auth", nonce="{nonce}"'
 
-    def _known(self, head: str, target: str) -> bool:
-        shown = re.search(r"(?im)^authorization: *(\w+) +(.*?)\r?$", head)
+    def _known(self, told: str, target: str) -> bool:
+        shown = re.fullmatch(r"(\w+) +(.*)", told)
         if not self.login:
             return True
         if shown is None:

@@ -23,7 +23,6 @@ import re
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import md5, sha256
@@ -31,6 +30,7 @@ from itertools import count
 from typing import Any, Literal
 
 from drivers.emulators.clock import TerminalClock
+from drivers.emulators.http_peer import HttpPeer, read_request
 
 NAMES = {"9001": "张三", "9002": "李四"}
 JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF\x00" + bytes(range(256)) * 40 + b"\xff\xd9"
@@ -49,7 +49,7 @@ class HikRecord:
     front: int = 0
 
 
-class HikTerminal:
+class HikTerminal(HttpPeer):
     """One terminal.  ``clock`` gives the true local wall time, naive; the terminal's own clock is
     ``terminal.clock`` and may be wrong.
 
@@ -69,20 +69,16 @@ class HikTerminal:
         tls: ssl.SSLContext | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        super().__init__(tls)
         self.serial = serial
         self.clock = TerminalClock(clock)
         self.user, self.password = user, password
         self.records = list(records)
         self.firmware, self.mac = firmware, mac
-        self._tls = tls
         self._sleep = sleep
-        self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.StreamWriter] = set()
         self._streams: dict[asyncio.Queue[HikRecord | bytes | None], int] = {}
-        self._handlers: set[asyncio.Task[None]] = set()
         self._nonce_number = count(1)
         self._nonces: dict[str, int] = {}
-        self.port = 0
 
         # authentication
         self.realm = "DS-HALL01"
@@ -152,18 +148,6 @@ class HikTerminal:
 
     # -- life
 
-    async def start(self, host: str = "127.0.0.1", port: int = 0) -> int:
-        self._server = await asyncio.start_server(self._serve, host, port, ssl=self._tls)
-        self.port = int(self._server.sockets[0].getsockname()[1])
-        return self.port
-
-    async def stop(self) -> None:
-        if self._server is not None:
-            self._server.close()
-        for task in list(self._handlers):
-            task.cancel()
-        await asyncio.gather(*self._handlers, return_exceptions=True)
-
     @property
     def streams(self) -> int:
         return len(self._streams)
@@ -214,31 +198,15 @@ class HikTerminal:
     # -- HTTP
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._handlers.add(task)
         self.open_now += 1
         self.open_most = max(self.open_most, self.open_now)
         try:
-            while await self._one(reader, writer):
-                pass
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
+            await super()._serve(reader, writer)
         finally:
             self.open_now -= 1
-            self._handlers.discard(task)
-            writer.close()
-            with suppress(OSError, asyncio.CancelledError):
-                await writer.wait_closed()
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        method, target, _ = head.split(" ", 2)
-        fields = {
-            name.strip().lower(): value.strip()
-            for name, _, value in (line.partition(":") for line in head.split("\r\n")[1:])
-        }
-        body = await reader.readexactly(int(fields.get("content-length", "0")))
+        method, target, fields, body = await read_request(reader)
         if self.silent:
             await asyncio.Event().wait()
         self.requests.append((method, target))

@@ -20,12 +20,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from datetime import datetime, timedelta
 from hashlib import md5
 from itertools import count
 
 from drivers.emulators.clock import TerminalClock
+from drivers.emulators.http_peer import HttpPeer, read_request
 
 JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF\x00" + bytes(range(256)) * 40 + b"\xff\xd9"
 NAMESPACE = 'version="2.0" xmlns="http://www.hikvision.com/ver20/XMLSchema"'
@@ -34,7 +34,7 @@ Kept = tuple[int, datetime, datetime]
 """Channel, begin and end by the recorder's wall clock."""
 
 
-class EmulatedRecorder:
+class EmulatedRecorder(HttpPeer):
     """One recorder.  ``clock`` gives the true local wall time, naive; the recorder's own is
     ``recorder.clock`` and may be wrong.
 
@@ -53,13 +53,11 @@ class EmulatedRecorder:
         recordings: Iterable[Kept] = (),
     ) -> None:
         self.serial = serial
+        super().__init__()
         self.clock = TerminalClock(clock)
         self.user, self.password = user, password
         self.channels = channels
         self.recordings = list(recordings)
-        self.port = 0
-        self._server: asyncio.Server | None = None
-        self._handlers: set[asyncio.Task[None]] = set()
         self._streams: set[asyncio.Queue[bytes | None]] = set()
         self._number = count(1)
         self._nonces: set[str] = set()
@@ -93,18 +91,6 @@ class EmulatedRecorder:
         self.searches: list[str] = []
 
     # -- life
-
-    async def start(self, host: str = "127.0.0.1", port: int = 0) -> int:
-        self._server = await asyncio.start_server(self._serve, host, port)
-        self.port = int(self._server.sockets[0].getsockname()[1])
-        return self.port
-
-    async def stop(self) -> None:
-        if self._server is not None:
-            self._server.close()
-        for task in list(self._handlers):
-            task.cancel()
-        await asyncio.gather(*self._handlers, return_exceptions=True)
 
     @property
     def streams(self) -> int:
@@ -167,29 +153,8 @@ class EmulatedRecorder:
 
     # -- HTTP
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._handlers.add(task)
-        try:
-            while await self._one(reader, writer):
-                pass
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
-        finally:
-            self._handlers.discard(task)
-            writer.close()
-            with suppress(OSError, asyncio.CancelledError):
-                await writer.wait_closed()
-
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        method, target, _ = head.split(" ", 2)
-        fields = {
-            name.strip().lower(): value.strip()
-            for name, _, value in (line.partition(":") for line in head.split("\r\n")[1:])
-        }
-        body = await reader.readexactly(int(fields.get("content-length", "0")))
+        method, target, fields, body = await read_request(reader)
         if self.silent:
             await asyncio.Event().wait()
         refusal = self._authenticate(method, target, fields.get("authorization"))
